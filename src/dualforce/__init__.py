@@ -1,0 +1,3 @@
+"""Interatomic potentials with conservative and direct forces."""
+
+__version__ = "0.1.0"

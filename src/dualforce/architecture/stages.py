@@ -1,0 +1,116 @@
+"""Stages of a run, and the learning rate within them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    :param name: name in the log.
+    :param num_epochs: length in epochs, or None.
+    :param max_minutes: length in time, or None.
+    :param learning_rate: highest learning rate.
+    :param conservative_fraction: share of frames matched by backpropagation.
+    :param weights: factors on loss terms, by the name in the options.
+    """
+
+    name: str
+    num_epochs: Optional[int]
+    max_minutes: Optional[float]
+    learning_rate: float
+    conservative_fraction: float
+    weights: Dict[str, float] = field(default_factory=dict)
+
+    def progress(self, steps: int, steps_per_epoch: int, seconds: float) -> float:
+        """How much of the stage is over, from 0 to 1; the limit met first counts."""
+        shares = []
+        if self.num_epochs == 0:
+            return 1.0
+        if self.num_epochs is not None:
+            shares.append(steps / max(1, self.num_epochs * steps_per_epoch))
+        if self.max_minutes is not None:
+            shares.append(seconds / (60.0 * self.max_minutes))
+        return min(1.0, max(shares))
+
+
+def check_ranges(hypers: Mapping[str, Any]) -> None:
+    """Check numbers among the training options.
+
+    :param hypers: training options.
+    :raises ValueError: if a number makes no sense.
+    """
+    for name in ("batch_size", "log_interval", "checkpoint_interval"):
+        if hypers[name] < 1:
+            raise ValueError(f"`{name}` is {hypers[name]}, it must be at least 1")
+    for name in ("learning_rate", "grad_clip_norm", "max_force"):
+        if not hypers[name] > 0.0:
+            raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
+    for name in ("ema_decay", "warmup_fraction"):
+        if not 0.0 <= hypers[name] < 1.0:
+            raise ValueError(
+                f"`{name}` is {hypers[name]}, it must be at least 0 and below 1"
+            )
+
+
+def make_stages(hypers: Mapping[str, Any], forces: str) -> List[Stage]:
+    """Stages that training options describe.
+
+    :param hypers: training options.
+    :param forces: the option ``forces`` of the model.
+    :raises ValueError: if a stage has no length or a fraction is not in [0, 1].
+    """
+    listed = hypers["stages"]
+    stages = []
+    for number, options in enumerate(listed if listed is not None else [{}]):
+        name = options.get("name", f"stage {number + 1}" if listed else "training")
+        own_length = "num_epochs" in options or "max_minutes" in options
+        length = options if own_length or listed else hypers
+        fraction = options.get("conservative_fraction", hypers["conservative_fraction"])
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(
+                f"`conservative_fraction` of {name} is {fraction}, it must lie between "
+                "0 and 1"
+            )
+        stage = Stage(
+            name=name,
+            num_epochs=length.get("num_epochs"),
+            max_minutes=length.get("max_minutes"),
+            learning_rate=options.get("learning_rate", hypers["learning_rate"]),
+            conservative_fraction={"conservative": 1.0, "direct": 0.0}.get(
+                forces, fraction
+            ),
+            weights=dict(options.get("weights", {})),
+        )
+        if stage.num_epochs is None and stage.max_minutes is None:
+            raise ValueError(f"give `num_epochs` or `max_minutes` for {name}")
+        stages.append(stage)
+    if not stages:
+        raise ValueError("`stages` is empty; leave it out for a run of one stage")
+    return stages
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear rise from a twentieth, then a cosine to zero.
+
+    :param progress: share of the stage that is over.
+    :param warmup: share of the stage over which the rate rises.
+    """
+    if progress < warmup:
+        return 0.05 + 0.95 * progress / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
+
+
+def conservative_count(n_before: int, batch_size: int, fraction: float) -> int:
+    """Conservative frames in a batch: over many batches, of whatever size, ``fraction``
+    of all frames.
+
+    :param n_before: frames in the batches before this one.
+    :param batch_size: frames in the batch.
+    :param fraction: share of conservative frames.
+    """
+    # rounded, so that 0.1 * 10 frames is one frame in spite of binary fractions
+    before = math.floor(round(n_before * fraction, 6))
+    return math.floor(round((n_before + batch_size) * fraction, 6)) - before

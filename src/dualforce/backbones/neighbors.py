@@ -1,0 +1,153 @@
+"""Sums over neighbours as small matrix products.
+
+The cost of a scalar-vector network on a CPU is memory traffic over edges. Where the
+radial filter is linear in the radial basis, the sum over neighbours can be taken per
+basis function and mixed afterwards::
+
+    sum_j (sum_k W_kc B_k(r_ij)) x_jc  =  sum_k W_kc (sum_j B_k(r_ij) x_jc)
+
+The inner sum is one batched matrix product and the filter is never written to memory.
+To this end edges are stored in rows of equal length: every row belongs to one atom and
+an atom may own several rows, so the work follows the number of edges and not the
+largest number of neighbours.
+"""
+
+from typing import List, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+ROW_LENGTH = 32
+"""Longest row, in edges, unless all atoms have about equally many neighbours."""
+
+ROWS_PER_BLOCK = 64
+"""Rows handled at a time without gradients: the working set then stays in cache and
+memory stays bounded in large systems."""
+
+
+class EdgeRows(NamedTuple):
+    """Edges in rows of equal length.
+
+    Unused slots have a zero basis, so whatever they point to does not count.
+    """
+
+    center: Tensor
+    """Atom that owns each row, shape ``[n_rows]``."""
+    neighbor: Tensor
+    """Neighbour in each slot, shape ``[n_rows, length]``."""
+    basis: Tensor
+    """Radial basis times ``(1, x, y, z)`` of the unit vector from the center to the
+    neighbour, shape ``[n_rows, 4 * n_radial, length]``."""
+
+
+def row_length(counts: Tensor, default: int = ROW_LENGTH) -> int:
+    """Length of the rows: the largest number of neighbours where the rows are then
+    well filled, ``default`` otherwise.
+
+    :param counts: number of neighbours of each atom, shape ``[n_atoms]``.
+    :param default: length of the rows where neighbours are unevenly distributed.
+    """
+    longest = max(int(counts.max()), 1)
+    slots = default * int(((counts + default - 1) // default).sum())
+    if longest <= default or 2 * longest * counts.shape[0] <= 3 * slots:
+        return longest
+    return default
+
+
+def make_rows(
+    centers: Tensor, neighbors: Tensor, basis: Tensor, n_atoms: int
+) -> EdgeRows:
+    """Arrange edges in rows.
+
+    :param centers: first atom of each edge, shape ``[n_edges]``, in any order.
+    :param neighbors: second atom of each edge, shape ``[n_edges]``.
+    :param basis: basis of each edge, shape ``[n_edges, 4 * n_radial]``.
+    :param n_atoms: number of atoms.
+    """
+    if centers.shape[0] > 1 and bool((centers[1:] < centers[:-1]).any()):
+        order = torch.argsort(centers)
+        centers, neighbors, basis = centers[order], neighbors[order], basis[order]
+    counts = torch.bincount(centers, minlength=n_atoms)
+    length = row_length(counts)
+    rows_of_atom = (counts + length - 1) // length
+    first_row = torch.cumsum(rows_of_atom, 0) - rows_of_atom
+    first_edge = torch.cumsum(counts, 0) - counts
+    rank = torch.arange(centers.shape[0], device=centers.device) - first_edge[centers]
+    slot = first_row[centers] * length + rank
+
+    atoms = torch.arange(n_atoms, device=centers.device)
+    center = torch.repeat_interleave(atoms, rows_of_atom)
+    n_slots = center.shape[0] * length
+    neighbor = torch.zeros(n_slots, dtype=torch.long, device=centers.device)
+    neighbor = neighbor.index_copy(0, slot, neighbors)
+    padded = torch.zeros(
+        [n_slots, basis.shape[1]], dtype=basis.dtype, device=basis.device
+    )
+    padded = padded.index_copy(0, slot, basis)
+    return EdgeRows(
+        center=center,
+        neighbor=neighbor.reshape(-1, length),
+        basis=padded.reshape(-1, length, basis.shape[1]).transpose(1, 2),
+    )
+
+
+def _block_sums(
+    basis: Tensor,
+    neighbor: Tensor,
+    scalars: Tensor,
+    vectors: Tensor,
+    filters: List[Tensor],
+) -> Tensor:
+    """Sums of one block of rows, shape ``[n_rows, 4 + n_vectors, n_channels]``."""
+    n_radial, n_channels = filters[0].shape
+    n_rows, length = neighbor.shape
+    n_vectors = vectors.shape[1]
+    atoms = neighbor.reshape(-1)
+    weights = torch.stack([filters[0], filters[1], filters[1], filters[1]])
+    gathered = scalars.index_select(0, atoms).reshape(n_rows, length, n_channels)
+    density = torch.bmm(basis, gathered).reshape(n_rows, 4, n_radial, n_channels)
+    sums = (density * weights).sum(2)
+    if n_vectors == 0:
+        return sums
+    gathered = vectors.flatten(1).index_select(0, atoms)
+    gathered = gathered.reshape(n_rows, length, n_vectors * n_channels)
+    moved = torch.bmm(basis[:, :n_radial], gathered)
+    moved = moved.reshape(n_rows, n_radial, n_vectors, n_channels)
+    return torch.cat([sums, (moved * filters[2].unsqueeze(1)).sum(1)], dim=1)
+
+
+def neighbor_sums(
+    rows: EdgeRows,
+    scalars: Tensor,
+    vectors: Tensor,
+    filters: List[Tensor],
+    rows_per_block: int = ROWS_PER_BLOCK,
+) -> Tensor:
+    r"""Filtered sums over neighbours, with filters :math:`W(r) = \sum_k W_k B_k(r)`.
+
+    :param rows: the edges.
+    :param scalars: :math:`s_j`, shape ``[n_atoms, n_channels]``.
+    :param vectors: :math:`v_j`, shape ``[n_atoms, n_vectors, n_channels]``;
+        ``n_vectors`` may be zero.
+    :param filters: weights of :math:`W^0, W^1, W^2`, each of shape ``[n_radial,
+        n_channels]``.
+    :param rows_per_block: rows handled at a time on a CPU.
+    :return: shape ``[n_atoms, 4 + n_vectors, n_channels]``: :math:`\sum_j W^0 s_j`, the
+        three components of :math:`\sum_j W^1 s_j \hat r_{ij}` and :math:`\sum_j W^2
+        v_j`.
+    """
+    out = torch.zeros(
+        [scalars.shape[0], 4 + vectors.shape[1], scalars.shape[1]],
+        dtype=scalars.dtype,
+        device=scalars.device,
+    )
+    size = rows_per_block
+    if scalars.device.type != "cpu":
+        size = max(rows.center.shape[0], 1)
+    for center, neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
+        rows.center.split(size), rows.neighbor.split(size), rows.basis.split(size)
+    ):
+        sums = _block_sums(basis, neighbor, scalars, vectors, filters)
+        out = out.index_add(0, center, sums)
+    return out

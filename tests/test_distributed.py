@@ -1,0 +1,132 @@
+"""Two processes train what one would."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from train_helpers import clusters, options, read_rows, train, write
+
+from dualforce.architecture.distributed import Processes
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from train_helpers import options, train
+torch.set_num_threads(1)
+data, directory, port, fraction, weight_decay = sys.argv[1:]
+training = dict(batch_size=2, num_epochs=3, conservative_fraction=float(fraction),
+                distributed_port=int(port), weight_decay=float(weight_decay))
+model, trainer = train(options(Path(data), training), Path(directory))
+assert trainer.processes.size == 2
+torch.save(model.state_dict(), Path(directory) / f"{trainer.processes.rank}.weights")
+torch.save(trainer.best_state, Path(directory) / f"{trainer.processes.rank}.best")
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(rank: int) -> Dict[str, str]:
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "SLURM_JOB_ID": "1",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_NODELIST": "localhost",
+    }
+
+
+def _run_both(command: List[str], directory: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=directory,
+            env=_environment(rank),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        logs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, log in zip(processes, logs, strict=True):
+        assert process.returncode == 0, log
+
+
+@pytest.mark.parametrize("fraction, weight_decay", [(0.5, 0.0), (0.25, 0.1)])
+def test_two_processes_equal_one(
+    fraction: float, weight_decay: float, tmp_path: Path
+) -> None:
+    """Seven frames, so that the last batch is short; one frame lacks forces."""
+    frames = clusters(7)
+    del frames[2].arrays["forces"]
+    path = write(tmp_path / "water.xyz", frames)
+    training = {
+        "batch_size": 4,
+        "num_epochs": 3,
+        "conservative_fraction": fraction,
+        "weight_decay": weight_decay,
+    }
+    model, trainer = train(options(path, training), tmp_path)
+    arguments = [str(_free_port()), str(fraction), str(weight_decay)]
+    _run_both(
+        [sys.executable, "-c", WORKER, str(path), str(tmp_path), *arguments], tmp_path
+    )
+    assert trainer.best_state is not None
+    for kind, single in (
+        ("weights", model.state_dict()),
+        ("best", trainer.best_state),
+    ):
+        for rank in range(2):
+            several = torch.load(tmp_path / f"{rank}.{kind}")
+            for name, value in single.items():
+                torch.testing.assert_close(several[name], value, rtol=0, atol=1e-10)
+
+
+def test_command_line_in_a_slurm_job(tmp_path: Path) -> None:
+    """Also with a limit of time, on which the processes must agree."""
+    path = write(tmp_path / "water.xyz", clusters(8))
+    training = {
+        "num_epochs": 3,
+        "max_minutes": 10.0,
+        "distributed_port": _free_port(),
+    }
+    OmegaConf.save(OmegaConf.create(options(path, training)), tmp_path / "options.yaml")
+    _run_both([sys.executable, "-m", "metatrain", "train", "options.yaml"], tmp_path)
+    (table,) = tmp_path.glob("outputs/*/*/train.csv")
+    assert [row["Epoch"] for row in read_rows(table)] == ["0", "1", "2"]
+    assert (tmp_path / "model.pt").exists()
+
+
+def test_share_deals_out_everything_evenly() -> None:
+    """Each item goes to one process."""
+    items = list(range(7))
+    for from_last in (False, True):
+        shares = [
+            Processes(rank, 3, torch.device("cpu")).share(items, from_last)
+            for rank in range(3)
+        ]
+        assert sorted(sum(shares, [])) == items
+        assert sorted(map(len, shares)) == [2, 2, 3]
+    one = Processes(0, 3, torch.device("cpu"))
+    assert len(one.share([0])) == 1
+    assert one.share([0], from_last=True) == []

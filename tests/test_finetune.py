@@ -1,0 +1,172 @@
+"""Training that starts from trained weights."""
+
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import torch
+from metatomic.torch import ModelOutput
+from metatrain.utils.data import read_systems
+from metatrain.utils.io import model_from_checkpoint
+from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
+from train_helpers import CPU, clusters, message_of, options, prepare, run_cli, write
+
+from dualforce.architecture.hooks import _open
+from dualforce.architecture.model import DualForce
+
+
+F64 = torch.float64
+PET = {
+    "cutoff": 3.5,
+    "cutoff_width": 0.5,
+    "d_pet": 8,
+    "d_head": 8,
+    "d_node": 8,
+    "d_feedforward": 8,
+    "num_heads": 1,
+    "num_attention_layers": 1,
+    "num_gnn_layers": 1,
+}
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    return torch.load(path, weights_only=False, map_location="cpu")
+
+
+def _energies(model: Any, data: Path) -> np.ndarray:
+    """Energies of all frames, from energies of atoms."""
+    lists = model.requested_neighbor_lists()
+    systems = [
+        get_system_with_neighbor_lists(system, lists)
+        for system in read_systems(str(data))
+    ]
+    request = {"energy": ModelOutput(unit="eV", sample_kind="atom")}
+    values = model.eval()(systems, request)["energy"].block().values[:, 0]
+    sizes = [len(system) for system in systems]
+    return np.array([v.sum().item() for v in values.detach().split(sizes)])
+
+
+def _train_pet(directory: Path, data: Path, targets: Dict[str, Any]) -> Path:
+    given = options(data, model=PET)
+    given["architecture"]["name"] = "pet"
+    given["architecture"]["training"] = {"num_epochs": 1, "batch_size": 2}
+    given["training_set"]["targets"].update(targets)
+    run_cli(directory, given, output=directory / "pet.pt")
+    return directory / "pet.ckpt"
+
+
+@pytest.fixture(scope="module")
+def pet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a PET that metatrain trained on energies, forces and stresses."""
+    directory = tmp_path_factory.mktemp("pet")
+    return _train_pet(directory, write(directory / "a.xyz", clusters(6)), {})
+
+
+def test_starts_from_the_best_model_of_a_run(tmp_path: Path) -> None:
+    """Weights, baseline and scales are those of the best model; what is new is fitted
+    and trained."""
+    path = write(tmp_path / "old.xyz", clusters(6))
+    run_cli(tmp_path, options(path, {"num_epochs": 4}), output=tmp_path / "old.pt")
+    old = _load(tmp_path / "old.ckpt")
+    start = _open(_load(tmp_path / "old.ckpt"), "finetune")
+    for name, value in start.state_dict().items():
+        assert torch.equal(value, old["best_model_state_dict"][name])
+
+    frames = clusters(9)[5:]
+    for atoms in frames:
+        atoms.info["energy"] += 3.0
+    new = write(tmp_path / "new.xyz", frames)
+    tune = {"finetune": {"read_from": str(tmp_path / "old.ckpt")}, "num_epochs": 0}
+    run_cli(tmp_path, options(new, tune), output=tmp_path / "same.pt")
+    same = DualForce.load_checkpoint(_load(tmp_path / "same.ckpt"), "export")
+    before = DualForce.load_checkpoint(old, "export")
+    assert np.array_equal(_energies(same, new), _energies(before, new))
+
+    tune["num_epochs"] = 2
+    run_cli(tmp_path, options(new, tune), output=tmp_path / "tuned.pt")
+    tuned = DualForce.load_checkpoint(_load(tmp_path / "tuned.ckpt"), "export")
+    assert np.abs(_energies(tuned, new) - _energies(before, new)).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{}, {"backbone": "pet"}, {"backbone": "pet", "pet": dict(PET)}],
+    ids=["no section", "backbone", "backbone and hypers"],
+)
+def test_pet_becomes_the_backbone(section: Any, pet: Path, tmp_path: Path) -> None:
+    """Before any step, energies are PET's own; afterwards there are two forces."""
+    data = write(tmp_path / "new.xyz", clusters(9)[5:])
+    tune = {"finetune": {"read_from": str(pet)}, "num_epochs": 0}
+    given = options(data, tune, section)
+    if not section:
+        del given["architecture"]["model"]
+    run_cli(tmp_path, given, output=tmp_path / "start.pt")
+    checkpoint = _load(tmp_path / "start.ckpt")
+    source = model_from_checkpoint(_load(pet), "export").to(F64)
+    start = DualForce.load_checkpoint(checkpoint, "export")
+    assert start.hypers["backbone"] == "pet"
+    assert start.hypers["pet"]["d_pet"] == PET["d_pet"]
+    expected = _energies(source, data)
+    assert np.abs(expected).max() > 10.0
+    assert np.abs(_energies(start, data) - expected).max() < 1e-8
+
+    given["architecture"]["training"]["num_epochs"] = 3
+    run_cli(tmp_path, given, output=tmp_path / "tuned.pt")
+    tuned = DualForce.load_checkpoint(_load(tmp_path / "tuned.ckpt"), "export")
+    assert "non_conservative_force" in tuned.targets
+    assert np.abs(_energies(tuned, data) - expected).max() > 1e-9
+
+
+def test_new_heads_of_pet_are_untrained_and_scaled(pet: Path, tmp_path: Path) -> None:
+    """Their scale is that of the new labels."""
+    data = write(tmp_path / "new.xyz", clusters(6))
+    model = _open(_load(pet), "finetune")
+    assert model.fitted == ["energy"]
+    inherited = model.calibrations["energy"].scale.clone()
+    _, trainer, dataset = prepare(options(data, {"num_epochs": 0}))
+    trainer.train(model, F64, CPU, [dataset], [dataset], str(tmp_path))
+    forces = np.concatenate([atoms.arrays["forces"] for atoms in clusters(6)])
+    rms = float(np.sqrt(np.mean(forces**2)))
+    scale = model.calibrations["non_conservative_force"].scale
+    assert scale.tolist() == pytest.approx([rms, rms], rel=1e-6)
+    assert torch.equal(model.calibrations["energy"].scale, inherited)
+
+
+def test_direct_head_of_pet_is_kept(tmp_path: Path) -> None:
+    """PET with a direct force of its own brings its head along."""
+    data = write(tmp_path / "a.xyz", clusters(6))
+    direct = {
+        "non_conservative_force": {
+            "key": "forces",
+            "sample_kind": "atom",
+            "type": {"cartesian": {"rank": 1}},
+            "unit": "eV/angstrom",
+        }
+    }
+    checkpoint = _train_pet(tmp_path, data, direct)
+    model = _open(_load(checkpoint), "finetune")
+    assert sorted(model.fitted) == ["energy", "non_conservative_force"]
+    own = model_from_checkpoint(_load(checkpoint), "export").state_dict()
+    inner = model.backbone.model.state_dict()
+    heads = [name for name in inner if "non_conservative_force" in name]
+    assert heads
+    assert all(torch.equal(inner[name], own[name]) for name in heads)
+
+
+def test_data_with_new_types_are_refused(pet: Path, tmp_path: Path) -> None:
+    """A network knows the types it was made for."""
+    frames = clusters(4)
+    frames[1].numbers[0] = 16
+    data = write(tmp_path / "new.xyz", frames)
+    tune = {"finetune": {"read_from": str(pet)}}
+    message = message_of(lambda: run_cli(tmp_path, options(data, tune, {})))
+    assert "the data contain atomic types [16], the model knows [1, 8]" in message
+
+
+def test_another_network_than_that_of_the_checkpoint(pet: Path, tmp_path: Path) -> None:
+    """The checkpoint decides what the backbone is."""
+    data = write(tmp_path / "new.xyz", clusters(4))
+    given = options(data, {"finetune": {"read_from": str(pet)}}, {"backbone": "painn"})
+    message = message_of(lambda: run_cli(tmp_path, given))
+    assert "Mismatched hypers: ['backbone']" in message

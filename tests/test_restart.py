@@ -1,0 +1,176 @@
+"""Runs that are killed and go on."""
+
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from train_helpers import (
+    CPU,
+    clusters,
+    message_of,
+    mtt,
+    options,
+    prepare,
+    read_rows,
+    run_cli,
+    write,
+)
+
+from dualforce.architecture.model import DualForce
+from dualforce.architecture.trainer import Trainer
+
+
+EPOCHS = [5, 12]
+
+
+def _options(data: Path) -> Dict[str, Any]:
+    stages = [
+        {"num_epochs": EPOCHS[0], "conservative_fraction": 0.0},
+        {"num_epochs": EPOCHS[1]},
+    ]
+    return options(data, {"stages": stages, "batch_size": 4})
+
+
+def _rows(directory: Path) -> Dict[int, Dict[str, str]]:
+    """Rows of all runs in a directory; an epoch done twice must read the same."""
+    rows: Dict[int, Dict[str, str]] = {}
+    for path in sorted(directory.glob("outputs/*/*/train.csv")):
+        for row in read_rows(path):
+            number = int(row["Epoch"])
+            assert rows.setdefault(number, row) == row
+    return rows
+
+
+def _write_inputs(directory: Path) -> Path:
+    directory.mkdir()
+    path = write(directory / "water.xyz", clusters(24, n_molecules=4))
+    OmegaConf.save(OmegaConf.create(_options(path)), directory / "options.yaml")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Dict[int, Dict[str, str]]:
+    """Rows of a run that nobody disturbed."""
+    directory = _write_inputs(tmp_path_factory.mktemp("runs") / "unbroken")
+    process = mtt(directory, "train", "options.yaml")
+    log, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    rows = _rows(directory)
+    assert sorted(rows) == list(range(sum(EPOCHS)))
+    return rows
+
+
+def _kill_at(directory: Path, sign: str, delay: float) -> None:
+    """Start a run and kill it once it has logged something, and a moment later."""
+    process = mtt(directory, "train", "options.yaml")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if sign in line:
+            break
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    "sign, delay",
+    [
+        ("Calling trainer", 0.0),
+        ("Epoch 1 |", 0.03),
+        ("stage 2/2", 0.02),
+    ],
+    ids=["before the first checkpoint", "in stage 1", "in stage 2"],
+)
+def test_killed_run_goes_on(
+    sign: str, delay: float, unbroken: Dict[int, Dict[str, str]], tmp_path: Path
+) -> None:
+    """Errors of every epoch are those of the unbroken run, digit for digit."""
+    directory = _write_inputs(tmp_path / "killed")
+    _kill_at(directory, sign, delay)
+    before = _rows(directory)
+    assert len(before) < len(unbroken)
+    process = mtt(directory, "train", "options.yaml", "--restart", "auto")
+    log, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert _rows(directory) == unbroken
+
+
+def test_checkpoint_is_whole_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies while it writes leaves the checkpoint before."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    model, trainer, dataset = prepare(options(path, {"num_epochs": 3}))
+    save = torch.save
+
+    def die(content: Any, target: Any) -> None:
+        if content["epoch"] == 2:
+            Path(target).write_bytes(b"half")
+            raise KeyboardInterrupt
+        save(content, target)
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(model, torch.float64, CPU, [dataset], [dataset], str(tmp_path))
+    assert [p.name for p in tmp_path.glob("*.ckpt")] == ["checkpoint.ckpt"]
+    loaded = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
+    assert loaded["epoch"] == 1
+
+
+def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    """A restart at the end changes nothing."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    run_cli(tmp_path, options(path), output=tmp_path / "first.pt")
+    run_cli(
+        tmp_path,
+        options(path),
+        output=tmp_path / "second.pt",
+        restart_from=str(tmp_path / "first.ckpt"),
+    )
+    first, second = (
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=False)
+        for name in ("first", "second")
+    )
+    for key in ("epoch", "stage", "steps_in_stage", "best_epoch", "best_metric"):
+        assert second["progress"][key] == first["progress"][key]
+    for key, value in first["best_model_state_dict"].items():
+        assert torch.equal(value, second["best_model_state_dict"][key])
+
+
+def test_restart_with_another_network_is_refused(tmp_path: Path) -> None:
+    """Options of the network must be those of the checkpoint."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    run_cli(tmp_path, options(path), output=tmp_path / "model.pt")
+    given = options(path, model={"painn": {"n_channels": 16}})
+    message = message_of(
+        lambda: run_cli(tmp_path, given, restart_from=str(tmp_path / "model.ckpt"))
+    )
+    assert "Mismatched hypers: ['painn']" in message
+
+
+def test_time_spent_counts_after_a_restart(tmp_path: Path) -> None:
+    """A run of 4 s that was stopped after 2 s goes on for about 2 s."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    given = options(path, {"num_epochs": None, "max_minutes": 4.0 / 60.0})
+    model, trainer, dataset = prepare(given)
+    finish = trainer._finish_epoch
+
+    def stop(*arguments: Any) -> None:
+        finish(*arguments)
+        if trainer.progress.seconds_in_stage > 2.0:
+            raise KeyboardInterrupt
+
+    trainer._finish_epoch = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(model, torch.float64, CPU, [dataset], [dataset], str(tmp_path))
+    checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
+    model = DualForce.load_checkpoint(checkpoint, "restart")
+    again = Trainer.load_checkpoint(checkpoint, trainer.hypers, "restart")
+    start = time.monotonic()
+    again.train(model, torch.float64, CPU, [dataset], [dataset], str(tmp_path))
+    assert time.monotonic() - start < 3.5
+    assert again.progress.seconds_in_stage >= 4.0
+    assert again.progress.epoch > trainer.progress.epoch
