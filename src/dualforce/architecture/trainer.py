@@ -79,7 +79,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.progress = Progress()
         self.optimizer_state: Optional[Dict[str, Any]] = None
         self.average_state: Optional[Dict[str, Any]] = None
-        self.best_state: Optional[Dict[str, Tensor]] = None
+        self.best_state: Optional[Dict[str, Any]] = None
 
     @property
     def epoch(self) -> int:
@@ -419,11 +419,13 @@ class Trainer(TrainerInterface[TrainerHypers]):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _averaged_state(self) -> Dict[str, Tensor]:
-        state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        for key, value in self.average.module.state_dict().items():
-            state[f"backbone.{key}"] = value.detach().clone()
-        return state
+    def _averaged_state(self) -> Dict[str, Any]:
+        averaged = {
+            f"backbone.{key}": value
+            for key, value in self.average.module.state_dict().items()
+        }
+        # SOAP-BPNN keeps more than tensors in its state
+        return copy.deepcopy({**self.model.state_dict(), **averaged})
 
     def _write_checkpoint(self) -> None:
         # Written beside, under a name that is not a checkpoint's, and moved: a run

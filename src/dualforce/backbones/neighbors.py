@@ -137,17 +137,18 @@ def neighbor_sums(
         three components of :math:`\sum_j W^1 s_j \hat r_{ij}` and :math:`\sum_j W^2
         v_j`.
     """
-    out = torch.zeros(
-        [scalars.shape[0], 4 + vectors.shape[1], scalars.shape[1]],
-        dtype=scalars.dtype,
-        device=scalars.device,
-    )
     size = rows_per_block
     if scalars.device.type != "cpu":
         size = max(rows.center.shape[0], 1)
-    for center, neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
-        rows.center.split(size), rows.neighbor.split(size), rows.basis.split(size)
+    blocks: List[Tensor] = []
+    for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
+        rows.neighbor.split(size), rows.basis.split(size)
     ):
-        sums = _block_sums(basis, neighbor, scalars, vectors, filters)
-        out = out.index_add(0, center, sums)
-    return out
+        blocks.append(_block_sums(basis, neighbor, scalars, vectors, filters))
+    sums = torch.cat(blocks)
+    out = torch.zeros(
+        [scalars.shape[0], sums.shape[1], sums.shape[2]],
+        dtype=sums.dtype,
+        device=sums.device,
+    )
+    return out.index_add(0, rows.center, sums)
