@@ -49,7 +49,7 @@ MODELS: Dict[str, Dict[str, Any]] = {
     "painn": {"backbone": "painn"},
     "pet": {
         "backbone": "pet",
-        "pet": {"d_pet": 64, "d_head": 64, "d_node": 64, "d_feedforward": 256},
+        "pet": {"d_pet": 64, "d_head": 64, "d_node": 64, "d_feedforward": 320},
     },
     "soap_bpnn": {"backbone": "soap_bpnn"},
 }

@@ -4,9 +4,9 @@
 
 DATA is the folder with ``water-pbe0ts.xyz`` (320 frames of 64 H2O, PBE0+TS): frames
 0-279 train, 280-319 validate. Every model gets the same time, alone on the machine, one
-after the other; ``mtt train`` is called as a user would, and its log is read. Curves of
-earlier runs, kept in ``learning-curves.json``, are drawn again unless they are measured
-anew.
+after the other, or with ``--side-by-side`` at the same time on a share of the cores;
+``mtt train`` is called as a user would, and its log is read. Curves of earlier runs,
+kept in ``learning-curves.json``, are drawn again unless they are measured anew.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 
-PET = {"d_pet": 64, "d_head": 64, "d_node": 64, "d_feedforward": 256}
+PET = {"d_pet": 64, "d_head": 64, "d_node": 64, "d_feedforward": 320}
 DIRECT_TARGET = {
     "key": "forces",
     "unit": "eV/angstrom",
@@ -74,19 +74,50 @@ def options(name: str, data: Path, minutes: float, epochs: int) -> Dict[str, Any
     }
 
 
-def train(folder: Path, config: Dict[str, Any], minutes: float) -> None:
-    """Run ``mtt train``; a run that does not end in time is interrupted."""
+def start(
+    folder: Path, config: Dict[str, Any], cores: int
+) -> "subprocess.Popen[bytes]":
+    """Start ``mtt train`` in a new folder."""
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(config), folder / "options.yaml")
     (folder / "start").write_text(datetime.now().isoformat())
-    process = subprocess.Popen(
-        ["mtt", "train", "options.yaml"], cwd=folder, stdout=subprocess.DEVNULL
+    return subprocess.Popen(
+        ["mtt", "train", "options.yaml"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(cores)},
     )
+
+
+def finish(process: "subprocess.Popen[bytes]", minutes: float) -> None:
+    """Wait for a run; one that does not end in time is interrupted."""
     try:
-        process.wait(timeout=60 * (minutes + 1))
+        process.wait(timeout=60 * minutes)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         process.wait()
+
+
+def run_all(
+    folders: Dict[str, Path],
+    configs: Dict[str, Dict[str, Any]],
+    minutes: float,
+    side_by_side: bool,
+) -> int:
+    """Train all models, in turn or at the same time.
+
+    :return: cores that each of them had.
+    """
+    cores = os.cpu_count() or 1
+    if not side_by_side:
+        for name, folder in folders.items():
+            finish(start(folder, configs[name], cores), minutes + 1)
+        return cores
+    cores = max(1, cores // len(folders))
+    running = [start(folders[name], configs[name], cores) for name in folders]
+    for process in running:
+        finish(process, minutes + 1)
+    return cores
 
 
 def read_log(folder: Path, minutes: float) -> List[Dict[str, float]]:
@@ -121,18 +152,19 @@ def plot(curves: Dict[str, List[Dict[str, float]]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def table(curves: Dict[str, List[Dict[str, float]]], minutes: float) -> List[str]:
+def table(curves: Dict[str, Any], cores: Dict[str, int]) -> List[str]:
     """Markdown table of the last errors."""
     lines = [
-        "| model | epochs | minutes | energy, meV/atom | conservative force, meV/Å | "
-        "direct force, meV/Å |",
-        "|---|---|---|---|---|---|",
+        "| model | cores | epochs | minutes | energy, meV/atom | conservative force, "
+        "meV/Å | direct force, meV/Å |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, points in curves.items():
         last = points[-1]
         cells = [f"{last[key]:.3g}" if key in last else "–" for key in LABELS]
         lines.append(
-            f"| {name} | {len(points)} | {last['minutes']:.1f} | {' | '.join(cells)} |"
+            f"| {name} | {cores[name]} | {len(points)} | {last['minutes']:.1f} | "
+            f"{' | '.join(cells)} |"
         )
     return lines
 
@@ -144,31 +176,42 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--epochs", type=int, nargs=2, default=[25, 12])
     parser.add_argument("--only", choices=NAMES, nargs="*", default=list(NAMES))
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="run the models at the same time, each on an equal share of the cores",
+    )
     parser.add_argument("--work", type=Path, default=Path("outputs/learning-curves"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     stored = arguments.out / "learning-curves.json"
-    curves = json.loads(stored.read_text()) if stored.exists() else {}
+    results = json.loads(stored.read_text()) if stored.exists() else {}
     data = (arguments.data / "water-pbe0ts.xyz").resolve()
     # the program, its start and the export are part of the time
     budget = arguments.minutes - 0.4
-    for name in arguments.only:
-        epochs = arguments.epochs[name == "pet-conservative"]
-        folder = arguments.work / f"{name}-{int(time.time())}"
-        train(folder, options(name, data, budget, epochs), arguments.minutes)
-        curves[name] = read_log(folder, arguments.minutes)
-    curves = {name: curves[name] for name in NAMES if name in curves}
-    stored.write_text(json.dumps(curves, indent=1) + "\n")
+    stamp = int(time.time())
+    folders = {name: arguments.work / f"{name}-{stamp}" for name in arguments.only}
+    configs = {
+        name: options(name, data, budget, arguments.epochs[name == "pet-conservative"])
+        for name in arguments.only
+    }
+    cores = run_all(folders, configs, arguments.minutes, arguments.side_by_side)
+    for name, folder in folders.items():
+        points = read_log(folder, arguments.minutes)
+        results[name] = {"cores": cores, "points": points}
+    results = {name: results[name] for name in NAMES if name in results}
+    stored.write_text(json.dumps(results, indent=1) + "\n")
+    curves = {name: result["points"] for name, result in results.items()}
     plot(curves, arguments.out / "learning-curves.png")
     lines = [
         f"# Liquid water (PBE0+TS), {arguments.minutes:g} minutes of training",
         "",
         "Errors on frames 280-319, after training on frames 0-279. "
-        f"`python benchmarks/learning_curves.py DATA --minutes {arguments.minutes:g}`, "
-        f"{os.cpu_count()} CPU cores. Time counts from the start of `mtt train`.",
+        f"`python benchmarks/learning_curves.py DATA --minutes {arguments.minutes:g}`. "
+        "Time counts from the start of `mtt train`.",
         "",
-        *table(curves, arguments.minutes),
+        *table(curves, {name: result["cores"] for name, result in results.items()}),
         "",
         "![validation errors over time](learning-curves.png)",
         "",
