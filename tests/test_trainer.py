@@ -283,7 +283,7 @@ def test_water_is_learnt(tmp_path: Path) -> None:
     network = {"cutoff": 4.0, "n_layers": 2, "n_channels": 16}
     given = options(
         path,
-        {"num_epochs": 30, "batch_size": 2, "ema_decay": 0.9, "learning_rate": 1e-2},
+        {"num_epochs": 45, "batch_size": 2, "ema_decay": 0.9, "learning_rate": 1e-2},
         {"painn": network},
     )
     _, trainer = train(given, tmp_path, torch.float32)

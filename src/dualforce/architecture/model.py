@@ -185,18 +185,20 @@ class DualForce(ModelInterface[ModelHypers]):
         selection, samples = self._samples(n_atoms, system_of_atom, selected_atoms)
 
         if "feature" in raw:
+            kind = outputs["feature"].sample_kind
             results["feature"] = self._to_map(
-                "feature", raw["feature"].to(dtype), outputs["feature"].sample_kind,
-                selection, samples,
-            )  # fmt: skip
+                "feature", raw["feature"], kind, selection, samples, dtype
+            )
         for name, calibration in self.calibrations.items():
             if name in raw:
-                values = calibration(raw[name].to(dtype), self.type_index[types])
+                # Totals are summed in double precision whatever the engine uses.
+                wide = torch.float64 if self.kinds[name] == "scalar" else dtype
+                values = calibration(raw[name].to(wide), self.type_index[types])
                 if self.kinds[name] == "stress":
                     values = self._per_volume(values, systems, system_of_atom)
                 values = self._add_repulsion(name, values, systems)
                 results[name] = self._to_map(
-                    name, values, outputs[name].sample_kind, selection, samples
+                    name, values, outputs[name].sample_kind, selection, samples, dtype
                 )
         return results
 
@@ -249,6 +251,7 @@ class DualForce(ModelInterface[ModelHypers]):
         sample_kind: str,
         selection: Tensor,
         samples: Tensor,
+        dtype: torch.dtype,
     ) -> TensorMap:
         device = values.device
         values = values[selection]
@@ -272,7 +275,8 @@ class DualForce(ModelInterface[ModelHypers]):
             key = self.key_labels[name].to(device)
             components = [labels.to(device) for labels in self.component_labels[name]]
             properties = self.property_labels[name].to(device)
-        return TensorMap(key, [TensorBlock(values, labels, components, properties)])
+        block = TensorBlock(values.to(dtype), labels, components, properties)
+        return TensorMap(key, [block])
 
     # ---------------------------------------------------- checkpoints and exporting
 
