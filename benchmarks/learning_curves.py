@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from datetime import datetime
@@ -89,12 +88,12 @@ def start(
     )
 
 
-def finish(process: "subprocess.Popen[bytes]", minutes: float) -> None:
-    """Wait for a run; one that does not end in time is interrupted."""
+def finish(process: "subprocess.Popen[bytes]", deadline: float) -> None:
+    """Wait for a run; one that does not end by the deadline is ended."""
     try:
-        process.wait(timeout=60 * minutes)
+        process.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.kill()
         process.wait()
 
 
@@ -111,12 +110,14 @@ def run_all(
     cores = os.cpu_count() or 1
     if not side_by_side:
         for name, folder in folders.items():
-            finish(start(folder, configs[name], cores), minutes + 1)
+            process = start(folder, configs[name], cores)
+            finish(process, time.monotonic() + 60 * (minutes + 1))
         return cores
     cores = max(1, cores // len(folders))
     running = [start(folders[name], configs[name], cores) for name in folders]
+    deadline = time.monotonic() + 60 * (minutes + 1)
     for process in running:
-        finish(process, minutes + 1)
+        finish(process, deadline)
     return cores
 
 
