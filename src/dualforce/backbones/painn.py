@@ -161,7 +161,8 @@ class StressHead(nn.Module):
     def forward(self, rows: EdgeRows, x: NodeFeatures) -> Tensor:
         u, v = self.project(x.vectors).chunk(2, dim=-1)
         outer = torch.bmm(u * self.gates(x.scalars).unsqueeze(1), v.transpose(1, 2))
-        virial = self.isotropic(x.scalars).unsqueeze(-1) * self.unit
+        unit = self.unit.to(x.scalars.dtype)
+        virial = self.isotropic(x.scalars).unsqueeze(-1) * unit
         return (virial + outer + outer.transpose(1, 2)).unsqueeze(-1)
 
 

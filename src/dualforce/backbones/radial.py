@@ -36,5 +36,6 @@ class RadialBasis(nn.Module):
         x = (distances / self.cutoff).clamp(max=1.0)
         x3 = x * x * x
         envelope = 1.0 - x3 * x3 * (28.0 - 48.0 * x + 21.0 * x * x)
-        waves = torch.sin(distances.unsqueeze(-1) * self.wavenumbers)
+        wavenumbers = self.wavenumbers.to(distances.dtype)
+        waves = torch.sin(distances.unsqueeze(-1) * wavenumbers)
         return waves * (envelope / x).unsqueeze(-1)
