@@ -113,6 +113,3 @@ def install() -> None:
     cli_train.model_from_checkpoint = _open_checkpoint
     cli_train.get_dataset = _make_dataset
     ase_reader.read_energy = _read
-
-
-__all__ = ["DualForce", "install"]

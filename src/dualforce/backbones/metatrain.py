@@ -94,8 +94,6 @@ class MetatrainBackbone(Backbone):
         self._request_gradients()
         self.neighbor_list = self.model.requested_neighbor_lists()[0]
         self.inner_names: Dict[str, str] = {}
-        self.kinds: Dict[str, str] = {}
-        self.sizes: Dict[str, int] = {}
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> "MetatrainBackbone":
         # SOAP-BPNN holds compiled functions, which cannot be copied and need not be:
@@ -147,8 +145,6 @@ class MetatrainBackbone(Backbone):
         if names is not None and inner not in names:
             names.append(inner)
         self.inner_names[name] = inner
-        self.kinds[name] = kind
-        self.sizes[name] = n_properties
 
     def _system(self, graph: Graph, index: int, vectors: Tensor) -> System:
         atoms = torch.nonzero(graph.system == index).reshape(-1)
