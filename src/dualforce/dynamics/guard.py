@@ -1,0 +1,93 @@
+"""The guard of a run: is the correction of the direct forces as it usually is?"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import List
+
+import numpy as np
+
+
+class RunFailedError(RuntimeError):
+    """A run cannot go on; the message says at which step, with which atoms, and where
+    the last good structure is."""
+
+
+@dataclass
+class Guard:
+    """Watches the correction, conservative minus direct force, at the outer points.
+
+    Its root mean square is usually steady. Where it leaves its range, the trajectory
+    has come to structures the direct forces do not know, or an outer step is too long
+    for them.
+    """
+
+    factor: float = 1.5
+    """The usual range ends at this multiple of the usual correction."""
+    shorten: bool = False
+    """Halve the number of inner steps while the correction is out of range. Without it
+    the guard warns only."""
+    max_drift: float = 0.1
+    """In eV/atom: the run is stopped where the conserved quantity has changed by more
+    since the start."""
+    window: int = 20
+    """The usual correction is the median over this many outer points at the start;
+    so many points in range also end a shortened loop."""
+    corrections: List[float] = field(default_factory=list)
+    """Root mean squares at the start, in eV/Å."""
+    in_range: int = 0
+    """Outer points since the correction was last out of range."""
+    warned: bool = False
+    """Whether the present excursion has been reported."""
+
+    def watch(self, correction: float, n_inner: int) -> int:
+        """Take note of an outer point.
+
+        :param correction: root mean square of the correction, in eV/Å.
+        :param n_inner: present number of inner steps.
+        :return: number of inner steps to go on with, a divisor of ``n_inner``.
+        """
+        if len(self.corrections) < self.window:
+            self.corrections.append(correction)
+            return n_inner
+        usual = float(np.median(self.corrections))
+        if correction <= self.factor * usual:
+            self.in_range += 1
+            return n_inner
+        self.in_range = 0
+        self._warn(correction, usual)
+        return _shorter(n_inner) if self.shorten else n_inner
+
+    def lengthen(self, n_inner: int, longest: int) -> int:
+        """At the end of a whole outer step: whether the loop may be longer again.
+
+        :param n_inner: present number of inner steps.
+        :param longest: number of inner steps the user asked for.
+        :return: number of inner steps to go on with, a divisor of ``longest``.
+        """
+        if self.in_range < self.window:
+            return n_inner
+        self.in_range, self.warned = 0, False
+        return _longer(n_inner, longest)
+
+    def _warn(self, correction: float, usual: float) -> None:
+        if self.warned:
+            return
+        self.warned = True
+        remedy = (
+            "shortening the inner loop"
+            if self.shorten
+            else "use fewer inner steps if this lasts"
+        )
+        logging.warning(
+            f"conservative and direct force differ by {1000 * correction:.0f} meV/Å "
+            f"(RMS), usually by {1000 * usual:.0f}: {remedy}"
+        )
+
+
+def _shorter(n_inner: int) -> int:
+    return max(d for d in range(1, max(2, n_inner // 2 + 1)) if n_inner % d == 0)
+
+
+def _longer(n_inner: int, longest: int) -> int:
+    multiples = range(n_inner, longest + 1, n_inner)
+    return min((d for d in multiples[1:] if longest % d == 0), default=longest)
