@@ -22,7 +22,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Take direct forces from this model.",
             ),
             click.option("--device", help="Torch device: cpu, cuda, cuda:1, ..."),
-            click.option("--variant", help="Variant of the outputs: pbe for energy/pbe."),
+            click.option(
+                "--variant", help="Variant of the outputs: pbe for energy/pbe."
+            ),
         ]
     ):
         command = decorate(command)
