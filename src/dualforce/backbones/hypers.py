@@ -17,7 +17,7 @@ class PaiNNHypers(TypedDict):
     n_channels: int = 64
     """Channels of scalar and of vector features."""
     n_radial: int = 8
-    """Radial basis functions."""
+    """Radial basis functions, each a learnt combination of Bessel functions."""
     n_neighbors: float = 50.0
     """Typical number of neighbours within the cutoff. Sums over neighbours are divided
     by its root; it sets the scale of untrained features and nothing else."""

@@ -6,9 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
+N_BESSEL = 20
+"""Bessel functions that the radial basis is made of."""
+
+INITIAL_MIXING = 0.1
+"""Share of other Bessel functions in each function of the untrained basis."""
+
+
 class RadialBasis(nn.Module):
-    """Spherical Bessel functions under a smooth cutoff (Gasteiger et al.,
-    arXiv:2003.03123, Eqs. 7 and 8).
+    """Learnt combinations of spherical Bessel functions under a smooth cutoff (Gasteiger
+    et al., arXiv:2003.03123, Eqs. 7 and 8).
+
+    A few combinations of many Bessel functions resolve bonds, at the price of few
+    functions: they start as the longest waves, with a little of all others.
 
     Scaled to be of order one over the neighbours in a liquid, rather than normalised in
     a sphere: untrained messages then have the size of the features they add to.
@@ -25,8 +35,11 @@ class RadialBasis(nn.Module):
     def __init__(self, cutoff: float, n_radial: int) -> None:
         super().__init__()
         self.cutoff = float(cutoff)
-        wavenumbers = torch.arange(1, n_radial + 1, dtype=torch.float64)
+        n_waves = max(N_BESSEL, n_radial)
+        wavenumbers = torch.arange(1, n_waves + 1, dtype=torch.float64)
         self.register_buffer("wavenumbers", wavenumbers * (math.pi / self.cutoff))
+        others = INITIAL_MIXING * torch.randn(n_waves, n_radial)
+        self.mixing = nn.Parameter(torch.eye(n_waves, n_radial) + others)
 
     def forward(self, distances: Tensor) -> Tensor:
         """
@@ -38,4 +51,4 @@ class RadialBasis(nn.Module):
         envelope = 1.0 - x3 * x3 * (28.0 - 48.0 * x + 21.0 * x * x)
         wavenumbers = self.wavenumbers.to(distances.dtype)
         waves = torch.sin(distances.unsqueeze(-1) * wavenumbers)
-        return waves * (envelope / x).unsqueeze(-1)
+        return (waves * (envelope / x).unsqueeze(-1)) @ self.mixing
