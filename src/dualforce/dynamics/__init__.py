@@ -3,7 +3,7 @@
 from .barostat import RespaNPT
 from .calculator import ConservativeCalculator
 from .checkpoint import restore_run, save_run
-from .evaluation import CalculatorForces, Evaluation, TwoForces
+from .evaluation import CalculatorForces, DirectOnly, Evaluation, TwoForces
 from .forces import HybridForces, MissingOutputError
 from .guard import Guard, RunFailedError
 from .masses import repartition_hydrogen_mass
@@ -14,6 +14,7 @@ from .thermostats import RespaLangevin, RespaSVR
 __all__ = [
     "CalculatorForces",
     "ConservativeCalculator",
+    "DirectOnly",
     "Evaluation",
     "Guard",
     "HybridForces",

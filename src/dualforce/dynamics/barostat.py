@@ -16,15 +16,15 @@ conserves :math:`E + K + P V + |p_g|^2 / 2W`, less the heat received. The stress
 :math:`\sigma` is split like the forces: the direct one inside, the correction outside.
 """
 
-from typing import Any, Literal, Optional
+from typing import Any, Dict, Literal, Optional
 
 import ase
 import numpy as np
 from ase import units
 
 from .evaluation import Array, TwoForces
-from .respa import RespaVelocityVerlet, check_displacements
-from .thermostats import Seed, VelocityRescaling, check_positive
+from .respa import check_displacements
+from .thermostats import RandomRespa, VelocityRescaling, check_positive
 
 
 CellShape = Literal["isotropic", "orthorhombic", "triclinic"]
@@ -39,7 +39,7 @@ _PROJECTIONS = {
 }
 
 
-class RespaNPT(RespaVelocityVerlet):
+class RespaNPT(RandomRespa):
     """Constant pressure and temperature.
 
     :param temperature_K: temperature, in K.
@@ -73,7 +73,6 @@ class RespaNPT(RespaVelocityVerlet):
         tau: float,
         tau_p: float,
         cell: CellShape = "isotropic",
-        rng: Seed = None,
         thermostat: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -86,7 +85,6 @@ class RespaNPT(RespaVelocityVerlet):
             )
         _check_cell(atoms)
         super().__init__(atoms, timestep, forces, n_inner, **kwargs)
-        self.rng = np.random.default_rng(rng)
         self.pressure, self.tau_p = pressure, tau_p
         self.temperature = units.kB * temperature_K
         self.cell_momentum = np.zeros((3, 3))
@@ -94,6 +92,13 @@ class RespaNPT(RespaVelocityVerlet):
         self.thermostat = thermostat
         self._rescaling = VelocityRescaling(temperature_K, tau, self.n_degrees)
         self._project = _PROJECTIONS[cell]
+
+    def state(self) -> Dict[str, Any]:
+        return super().state() | {"cell_momentum": self.cell_momentum}
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        super().restore(state)
+        self.cell_momentum = state["cell_momentum"]
 
     @property
     def conserved(self) -> float:
@@ -109,7 +114,9 @@ class RespaNPT(RespaVelocityVerlet):
         if self.thermostat:
             self._thermalise(n_inner * self.timestep)
         super()._outer_step(n_inner)
-        _check_cell(self.atoms)
+        thickness = _thickness(self.atoms)
+        if not thickness >= MIN_HEIGHT:
+            raise FloatingPointError(f"the cell has become {thickness:.2f} Å thin")
 
     def _thermalise(self, time: float) -> None:
         self.heat += self._rescaling.apply(self.atoms, time, self.rng)
@@ -126,9 +133,10 @@ class RespaNPT(RespaVelocityVerlet):
         super()._kick(forces, stress, time)
         if stress is not None:
             volume = self.atoms.get_volume()
-            self.cell_momentum -= time * volume * self._project(stress)
+            self._push(-time * volume * stress)
 
     def _drift(self, time: float) -> None:
+        check_displacements(time * self.atoms.get_momenta() / self.masses)
         self._push_cell(0.5 * time)
         self._damp(0.5 * time)
         self._move(time)
@@ -141,7 +149,12 @@ class RespaNPT(RespaVelocityVerlet):
         kinetic = momenta.T @ (momenta / self.masses)
         internal = kinetic + np.trace(kinetic) / self.n_degrees * np.eye(3)
         external = self.pressure * self.atoms.get_volume() * np.eye(3)
-        self.cell_momentum += time * self._project(internal - external)
+        self._push(time * (internal - external))
+
+    def _push(self, impulse: Array) -> None:
+        if not np.isfinite(impulse).all():
+            raise FloatingPointError("the stress is not finite")
+        self.cell_momentum = self.cell_momentum + self._project(impulse)
 
     def _damp(self, time: float) -> None:
         """The moving cell changes momenta."""
@@ -155,7 +168,6 @@ class RespaNPT(RespaVelocityVerlet):
         atoms = self.atoms
         full, half = _exponentials(time * self.cell_momentum / self.cell_mass)
         velocities = atoms.get_momenta() / self.masses
-        check_displacements(time * velocities)
         atoms.positions = atoms.positions @ full + time * velocities @ half
         atoms.set_cell(atoms.cell.array @ full)
 
@@ -181,9 +193,13 @@ def _check_cell(atoms: ase.Atoms) -> None:
         raise ValueError(
             "constant pressure needs a cell that is periodic in all directions"
         )
-    heights = 1.0 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)
-    if heights.min() < MIN_HEIGHT:
+    thickness = _thickness(atoms)
+    if thickness < MIN_HEIGHT:
         raise ValueError(
-            f"the cell is {heights.min():.2f} Å thin, too small for constant pressure "
+            f"the cell is {thickness:.2f} Å thin, too small for constant pressure "
             f"(at least {MIN_HEIGHT} Å); repeat it"
         )
+
+
+def _thickness(atoms: ase.Atoms) -> float:
+    return float(1.0 / np.linalg.norm(atoms.cell.reciprocal(), axis=1).max())

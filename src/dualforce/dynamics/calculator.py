@@ -16,13 +16,16 @@ class ConservativeCalculator(Calculator):
     read it for nothing.
 
     :param forces: the model.
+    :param always_stress: compute the stress with every evaluation, for optimisers that
+        ask for it afterwards.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
-    def __init__(self, forces: TwoForces) -> None:
+    def __init__(self, forces: TwoForces, always_stress: bool = False) -> None:
         super().__init__()
         self.two_forces = forces
+        self.always_stress = always_stress
 
     def calculate(
         self,
@@ -33,7 +36,7 @@ class ConservativeCalculator(Calculator):
         """Compute the requested properties; see :class:`ase.calculators.calculator`."""
         super().calculate(atoms, properties, system_changes)
         assert isinstance(self.atoms, ase.Atoms)
-        stress = "stress" in (properties or [])
+        stress = self.always_stress or "stress" in (properties or [])
         self.results = _results(self.two_forces.conservative(self.atoms, stress))
 
     def store(self, atoms: ase.Atoms, evaluation: Evaluation) -> None:

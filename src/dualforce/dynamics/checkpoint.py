@@ -2,14 +2,12 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Union
 
 import numpy as np
 
-from .evaluation import Array, Evaluation
-from .guard import Guard
+from .evaluation import Array
 from .respa import RespaVelocityVerlet
 
 
@@ -25,35 +23,17 @@ def save_run(run: RespaVelocityVerlet, path: Union[str, Path]) -> None:
     :param run: the run.
     :param path: file to write; it is replaced at once or not at all.
     """
-    point = run.point
-    arrays = {
-        "numbers": run.atoms.numbers,
-        "masses": run.atoms.get_masses(),
-        "positions": run.atoms.positions,
-        "momenta": run.atoms.get_momenta(),
-        "cell": run.atoms.cell.array,
+    state = _identity(run) | run.state()
+    arrays: Dict[str, Any] = {
+        name: x for name, x in state.items() if isinstance(x, np.ndarray)
     }
-    arrays |= _pack("conservative", point.conservative) | _pack("direct", point.direct)
-    if hasattr(run, "cell_momentum"):
-        arrays["cell_momentum"] = run.cell_momentum
-    state: Dict[str, Any] = {
-        "version": VERSION,
-        "kind": type(run).__name__,
-        "timestep": run.timestep,
-        "n_inner": run.n_inner,
-        "nsteps": run.nsteps,
-        "n_inner_now": run.n_inner_now,
-        "heat": run.heat,
-        "start_conserved": run.start_conserved,
-        "energy": point.conservative.energy,
-        "guard": asdict(run.guard),
-    }
-    if hasattr(run, "rng"):
-        state["rng"] = run.rng.bit_generator.state
+    arrays |= {"numbers": run.atoms.numbers, "masses": run.atoms.get_masses()}
+    numbers = {name: x for name, x in state.items() if name not in arrays}
     path = Path(path)
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("wb") as file:
-        np.savez(file, state=np.array(json.dumps(state)), **arrays)
+        text = json.dumps(numbers, default=np.ndarray.tolist)
+        np.savez(file, state=np.array(text), **arrays)
     os.replace(unfinished, path)
     run.forces.reset()
 
@@ -61,65 +41,44 @@ def save_run(run: RespaVelocityVerlet, path: Union[str, Path]) -> None:
 def restore_run(run: RespaVelocityVerlet, path: Union[str, Path]) -> None:
     """Continue from a checkpoint.
 
+    The continuation is the same in every bit (on a CPU) if both runs were made with a
+    model that had been warmed up: TorchScript compiles another way at first.
+
     :param run: a run made with the same arguments, for the same atoms.
     :param path: file written by :func:`save_run`.
-    :raises ValueError: if the checkpoint is that of another kind of run.
+    :raises ValueError: if the checkpoint is that of another kind of run, or of other
+        atoms.
     """
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    state = json.loads(str(arrays["state"]))
-    _check(run, state, arrays["numbers"], path)
-    run.atoms.set_masses(arrays["masses"])
-    run.masses = run.atoms.get_masses()[:, None]
-    run.atoms.set_cell(arrays["cell"])
-    run.atoms.positions = arrays["positions"]
-    run.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
-    if "cell_momentum" in arrays:
-        run.cell_momentum = arrays["cell_momentum"]  # type: ignore[attr-defined]
-    if "rng" in state:
-        run.rng.bit_generator.state = state["rng"]  # type: ignore[attr-defined]
-    run.nsteps = state["nsteps"]
-    run.n_inner_now = state["n_inner_now"]
-    run.heat = state["heat"]
-    run.start_conserved = state["start_conserved"]
-    run.guard = Guard(**state["guard"])
-    conservative = _unpack("conservative", arrays, state["energy"])
-    assert conservative is not None
-    run.set_point(conservative, _unpack("direct", arrays, None))
+    state = json.loads(str(arrays.pop("state")))
+    _check(run, state, arrays, path)
+    run.restore(state | arrays)
     run.forces.reset()
 
 
-def _check(
-    run: RespaVelocityVerlet, state: Dict[str, Any], numbers: Array, path: Any
-) -> None:
-    expected = {
+def _identity(run: RespaVelocityVerlet) -> Dict[str, Any]:
+    return {
         "version": VERSION,
         "kind": type(run).__name__,
         "timestep": run.timestep,
         "n_inner": run.n_inner,
     }
-    for name, value in expected.items():
+
+
+def _check(
+    run: RespaVelocityVerlet, state: Dict[str, Any], arrays: Dict[str, Array], path: Any
+) -> None:
+    for name, value in _identity(run).items():
         if state[name] != value:
             raise ValueError(
                 f"{path} belongs to another run: its {name} is {state[name]}, that of "
                 f"this run {value}"
             )
-    if not np.array_equal(numbers, run.atoms.numbers):
+    if not np.array_equal(arrays["numbers"], run.atoms.numbers):
         raise ValueError(f"{path} belongs to another run: its atoms are others")
-
-
-def _pack(kind: str, evaluation: Optional[Evaluation]) -> Dict[str, Array]:
-    if evaluation is None:
-        return {}
-    arrays = {f"{kind}_forces": evaluation.forces}
-    if evaluation.stress is not None:
-        arrays[f"{kind}_stress"] = evaluation.stress
-    return arrays
-
-
-def _unpack(
-    kind: str, arrays: Dict[str, Array], energy: Optional[float]
-) -> Optional[Evaluation]:
-    if f"{kind}_forces" not in arrays:
-        return None
-    return Evaluation(arrays[f"{kind}_forces"], energy, arrays.get(f"{kind}_stress"))
+    if not np.array_equal(arrays["masses"], run.atoms.get_masses()):
+        raise ValueError(
+            f"{path} belongs to another run: its atoms have other masses; repartition "
+            "that of hydrogen before the run is made"
+        )

@@ -21,7 +21,7 @@ from metatomic.torch import (
 from torch import Tensor
 from vesin.metatomic import NeighborList
 
-from .evaluation import Array, Evaluation
+from .evaluation import Array, Evaluation, check_finite, list_atoms
 
 
 DIRECT_FORCE = ("non_conservative_force", "non_conservative_forces")
@@ -125,8 +125,16 @@ class LoadedModel:
         return system
 
     def run(self, system: System, options: ModelEvaluationOptions) -> Dict[str, Tensor]:
-        """Values of the requested outputs."""
-        results = self.module([system], options, check_consistency=False)
+        """Values of the requested outputs.
+
+        :raises RuntimeError: if the model fails, with its own words.
+        """
+        try:
+            results = self.module([system], options, check_consistency=False)
+        except torch.jit.Error as error:
+            # All but the last line are the traceback of TorchScript.
+            reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1]
+            raise RuntimeError(f"{self.name} failed: {reason}") from error
         return {name: result.block().values for name, result in results.items()}
 
 
@@ -169,7 +177,7 @@ class HybridForces:
         per_atom = self._model.outputs[self._energy].sample_kind == "atom"
         self._energy_kind = "atom" if single and per_atom else "system"
         self._options: Dict[Tuple[str, ...], ModelEvaluationOptions] = {}
-        self._warm = False
+        self._warm: Set[bool] = set()
 
     def _required_outputs(self, variant: Optional[str]) -> Tuple[str, str]:
         energy = self._model.find(("energy",), variant)
@@ -264,18 +272,19 @@ class HybridForces:
         system = model.system(atoms, leaves[0], leaves[1] if stress else None)
         values = model.run(system, self._request([self._energy, *also]))
         energy = values[self._energy].sum(dtype=torch.float64)
-        if not torch.isfinite(energy):
-            raise FloatingPointError(f"the energy is {float(energy)}")
         gradients = torch.autograd.grad(energy, leaves)
+        # Forces first, since they name atoms.
+        forces = check_finite(-_to_numpy(gradients[0]), "conservative")
+        if not torch.isfinite(energy):
+            raise FloatingPointError(f"the energy is {energy.item()}")
         virial = None
         if stress:
             virial = _to_numpy(gradients[1]) / atoms.get_volume()
             virial = 0.5 * (virial + virial.T)
-        forces = _finite(-_to_numpy(gradients[0]), "conservative")
         return Evaluation(forces, energy.item(), virial), values
 
     def _direct_result(self, values: Dict[str, Tensor]) -> Evaluation:
-        forces = _finite(_to_numpy(values[self._force]).reshape(-1, 3), "direct")
+        forces = check_finite(_to_numpy(values[self._force]).reshape(-1, 3), "direct")
         stress = None
         if self._stress in values:
             stress = _to_numpy(values[self._stress]).reshape(3, 3)
@@ -288,6 +297,11 @@ class HybridForces:
         return [self._force]
 
     def _positions(self, model: LoadedModel, atoms: ase.Atoms) -> Tensor:
+        wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(1))
+        if len(wrong):
+            raise FloatingPointError(
+                f"the positions of atoms {list_atoms(wrong)} are not finite"
+            )
         return torch.as_tensor(atoms.positions, dtype=model.dtype, device=model.device)
 
     def _request(self, names: List[str]) -> ModelEvaluationOptions:
@@ -315,7 +329,7 @@ class HybridForces:
         :param stress: whether they come with stresses.
         :return: seconds it took.
         """
-        if self._warm:
+        if stress in self._warm:
             return 0.0
         start = time.perf_counter()
         moved = atoms.copy()
@@ -325,7 +339,7 @@ class HybridForces:
                 noise = rng.normal(0.0, 0.01, atoms.positions.shape)
                 moved.positions = atoms.positions + noise
                 evaluate(moved, stress)
-        self._warm = True
+        self._warm.add(stress)
         seconds = time.perf_counter() - start
         logging.info(f"TorchScript compiled the model in {seconds:.1f} s")
         return seconds
@@ -337,13 +351,3 @@ def _symbols(numbers: List[int]) -> str:
 
 def _to_numpy(tensor: Tensor) -> Array:
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
-
-
-def _finite(forces: Array, kind: str) -> Array:
-    if np.isfinite(forces).all():
-        return forces
-    atoms = np.unique(np.nonzero(~np.isfinite(forces))[0])
-    listed = ", ".join(str(i) for i in atoms[:10]) + (
-        ", ..." if len(atoms) > 10 else ""
-    )
-    raise FloatingPointError(f"the {kind} force is not finite on atoms {listed}")

@@ -4,7 +4,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import List
 
+import ase
 import numpy as np
+from ase.neighborlist import neighbor_list
+
+
+OVERLAP = 0.5
+"""In Å: atoms closer than this are in no material."""
 
 
 class RunFailedError(RuntimeError):
@@ -38,6 +44,14 @@ class Guard:
     """Outer points since the correction was last out of range."""
     warned: bool = False
     """Whether the present excursion has been reported."""
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1.0:
+            raise ValueError(f"the guard's factor must exceed 1, not {self.factor}")
+        if not self.max_drift > 0.0:
+            raise ValueError(f"max_drift must be positive, not {self.max_drift}")
+        if self.window < 1:
+            raise ValueError(f"the guard's window must be 1 or more, not {self.window}")
 
     def watch(self, correction: float, n_inner: int) -> int:
         """Take note of an outer point.
@@ -82,6 +96,21 @@ class Guard:
             f"conservative and direct force differ by {1000 * correction:.0f} meV/Å "
             f"(RMS), usually by {1000 * usual:.0f}: {remedy}"
         )
+
+
+def describe_overlap(atoms: ase.Atoms) -> str:
+    """The closest pair of atoms nearer than :data:`OVERLAP`, for a message; nothing if
+    there is none."""
+    if not np.isfinite(atoms.positions).all():
+        return ""
+    first, second, distances = neighbor_list("ijd", atoms, OVERLAP)
+    if len(distances) == 0:
+        return ""
+    closest = int(np.argmin(distances))
+    return (
+        f"; atoms {first[closest]} and {second[closest]} are only "
+        f"{distances[closest]:.2f} Å apart"
+    )
 
 
 def _shorter(n_inner: int) -> int:

@@ -2,7 +2,14 @@
 
 import ase
 import numpy as np
-from ase.neighborlist import build_neighbor_list, natural_cutoffs
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from numpy.typing import NDArray
+
+from .evaluation import list_atoms
+
+
+BOND_TOLERANCE = 1.2
+"""A bond is at most this multiple of the sum of covalent radii."""
 
 
 def repartition_hydrogen_mass(atoms: ase.Atoms, mass: float = 3.0) -> None:
@@ -14,38 +21,41 @@ def repartition_hydrogen_mass(atoms: ase.Atoms, mass: float = 3.0) -> None:
 
     :param atoms: structure to change.
     :param mass: new mass of hydrogen, in u.
-    :raises ValueError: if a hydrogen atom has no heavy neighbour, or a neighbour would
-        lose more than half of its mass.
+    :raises ValueError: if the mass is not positive, a hydrogen atom has no heavy
+        neighbour, or a neighbour would lose more than half of its mass.
     """
+    if not (np.isfinite(mass) and mass > 0.0):
+        raise ValueError(f"the mass of hydrogen must be positive, not {mass}")
     hydrogen = np.flatnonzero(atoms.numbers == 1)
     masses = atoms.get_masses()
-    partners = _partners(atoms, hydrogen)
+    partners = _partners(atoms)[hydrogen]
+    if (partners < 0).any():
+        raise ValueError(
+            f"hydrogen atoms {list_atoms(hydrogen[partners < 0])} are bound to no "
+            "heavier atom"
+        )
     new = masses.copy()
     new[hydrogen] = mass
     np.subtract.at(new, partners, mass - masses[hydrogen])
-    poor = np.flatnonzero(new < 0.5 * masses)
-    if mass <= 0.0 or len(poor):
-        listed = ", ".join(str(i) for i in poor[:10])
+    poor = np.flatnonzero((new < 0.5 * masses) & (atoms.numbers != 1))
+    if len(poor):
         raise ValueError(
-            f"hydrogen cannot have a mass of {mass} u: atoms {listed} would lose more "
-            "than half of theirs"
+            f"hydrogen cannot have a mass of {mass} u: atoms {list_atoms(poor)} would "
+            "lose more than half of theirs"
         )
-    velocities = atoms.get_velocities()
+    velocities = atoms.get_velocities() if atoms.has("momenta") else None
     atoms.set_masses(new)
-    atoms.set_velocities(velocities)
+    if velocities is not None:
+        atoms.set_velocities(velocities)
 
 
-def _partners(atoms: ase.Atoms, hydrogen: np.ndarray) -> np.ndarray:
-    """The nearest heavy atom in bonding distance of each hydrogen atom."""
-    neighbors = build_neighbor_list(
-        atoms, natural_cutoffs(atoms, mult=1.2), bothways=True, self_interaction=False
+def _partners(atoms: ase.Atoms) -> NDArray[np.integer]:
+    """The nearest heavy atom in bonding distance of each atom, or -1."""
+    first, second, distances = neighbor_list(
+        "ijd", atoms, natural_cutoffs(atoms, mult=BOND_TOLERANCE)
     )
-    partners = []
-    for index in hydrogen:
-        bonded, _ = neighbors.get_neighbors(index)
-        heavy = bonded[atoms.numbers[bonded] != 1]
-        if len(heavy) == 0:
-            raise ValueError(f"hydrogen atom {index} is bound to no heavier atom")
-        distances = atoms.get_distances(index, heavy, mic=True)
-        partners.append(heavy[np.argmin(distances)])
-    return np.array(partners, dtype=int)
+    heavy = atoms.numbers[second] != 1
+    farthest_first = np.argsort(-distances[heavy], kind="stable")
+    partners = np.full(len(atoms), -1)
+    partners[first[heavy][farthest_first]] = second[heavy][farthest_first]
+    return partners

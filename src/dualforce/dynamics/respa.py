@@ -25,12 +25,12 @@ import ase
 import ase.io
 import numpy as np
 from ase import units
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
+from numpy.typing import NDArray
 
 from .calculator import ConservativeCalculator
-from .evaluation import Array, Evaluation, TwoForces
-from .guard import Guard, RunFailedError
+from .evaluation import Array, Evaluation, TwoForces, list_atoms
+from .guard import Guard, RunFailedError, describe_overlap
 
 
 MAX_DISPLACEMENT = 1.0
@@ -41,18 +41,15 @@ POINTWISE_CONSTRAINTS = {
     "FixCartesian",
     "FixedLine",
     "FixedPlane",
-    "FixCom",
 }
-"""Constraints that only project momenta, and go with every integrator."""
-
-BOND_CONSTRAINTS = {"FixBondLengths", "FixLinearTriatomic"}
-"""Constraints that ASE solves by RATTLE, within velocity Verlet."""
+"""Constraints of single atoms, which only project their momenta."""
 
 
 @dataclass(frozen=True)
 class OuterPoint:
     """Both forces at the end of an outer step."""
 
+    numbers: NDArray[np.integer]
     positions: Array
     cell: Array
     conservative: Evaluation
@@ -61,8 +58,10 @@ class OuterPoint:
 
     def is_at(self, atoms: ase.Atoms) -> bool:
         """Whether ``atoms`` have not been moved since."""
-        return np.array_equal(self.positions, atoms.positions) and np.array_equal(
-            self.cell, atoms.cell.array
+        return (
+            np.array_equal(self.positions, atoms.positions)
+            and np.array_equal(self.cell, atoms.cell.array)
+            and np.array_equal(self.numbers, atoms.numbers)
         )
 
     @property
@@ -111,7 +110,8 @@ class RespaVelocityVerlet(MolecularDynamics):
         has a constraint that is not supported.
     """
 
-    supported_constraints = POINTWISE_CONSTRAINTS | BOND_CONSTRAINTS
+    # ASE solves FixBondLengths by RATTLE, which is part of velocity Verlet.
+    supported_constraints = POINTWISE_CONSTRAINTS | {"FixCom", "FixBondLengths"}
     needs_stress = False
 
     def __init__(
@@ -127,7 +127,7 @@ class RespaVelocityVerlet(MolecularDynamics):
     ) -> None:
         if not (np.isfinite(timestep) and timestep > 0.0):
             raise ValueError(f"the timestep must be positive, not {timestep}")
-        if n_inner < 1 or int(n_inner) != n_inner:
+        if not (np.isfinite(n_inner) and n_inner >= 1 and int(n_inner) == n_inner):
             raise ValueError(f"n_inner must be 1, 2, 3, ..., not {n_inner}")
         self._check_constraints(atoms)
         self.timestep = float(timestep)
@@ -146,8 +146,13 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.n_degrees = atoms.get_number_of_degrees_of_freedom()
 
     def _check_constraints(self, atoms: ase.Atoms) -> None:
-        for constraint in atoms.constraints:
-            name = type(constraint).__name__
+        names = {type(constraint).__name__ for constraint in atoms.constraints}
+        if "FixCom" in names and names & POINTWISE_CONSTRAINTS:
+            raise ValueError(
+                "the centre of mass (FixCom) cannot be kept together with fixed atoms: "
+                "remove one of the constraints"
+            )
+        for name in sorted(names):
             if name not in self.supported_constraints:
                 supported = ", ".join(sorted(self.supported_constraints)) or "none"
                 raise ValueError(
@@ -180,6 +185,57 @@ class RespaVelocityVerlet(MolecularDynamics):
         assert energy is not None
         return energy + self.atoms.get_kinetic_energy() - self.heat
 
+    # ----------------------------------------------------------------------- state
+
+    def state(self) -> Dict[str, Any]:
+        """All that changes from step to step: arrays, and what JSON can hold."""
+        point, guard = self.point, self.guard
+        state: Dict[str, Any] = {
+            "positions": point.positions,
+            "cell": point.cell,
+            "momenta": self.atoms.get_momenta(),
+            "energy": point.conservative.energy,
+            "nsteps": self.nsteps,
+            "n_inner_now": self.n_inner_now,
+            "heat": self.heat,
+            "start_conserved": self.start_conserved,
+            "corrections": list(guard.corrections),
+            "in_range": guard.in_range,
+            "warned": guard.warned,
+        }
+        for kind in ("conservative", "direct"):
+            evaluation: Optional[Evaluation] = getattr(point, kind)
+            if evaluation is not None:
+                state[f"{kind}_forces"] = evaluation.forces
+                state[f"{kind}_stress"] = evaluation.stress
+        for index, constraint in enumerate(self.atoms.constraints):
+            if getattr(constraint, "bondlengths", None) is not None:
+                state[f"bondlengths_{index}"] = constraint.bondlengths
+        return state
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        """Return to a :meth:`state` of a run made with the same arguments."""
+        for index, constraint in enumerate(self.atoms.constraints):
+            if f"bondlengths_{index}" in state:
+                constraint.bondlengths = state[f"bondlengths_{index}"]
+        self.atoms.set_cell(state["cell"])
+        self.atoms.positions = state["positions"]
+        self.atoms.set_momenta(state["momenta"], apply_constraint=False)
+        self.nsteps = state["nsteps"]
+        self.n_inner_now = state["n_inner_now"]
+        self.heat = state["heat"]
+        self.start_conserved = state["start_conserved"]
+        self.guard.corrections = list(state["corrections"])
+        self.guard.in_range, self.guard.warned = state["in_range"], state["warned"]
+        evaluations = [
+            Evaluation(state[f"{kind}_forces"], energy, state[f"{kind}_stress"])
+            if f"{kind}_forces" in state
+            else None
+            for kind, energy in (("conservative", state["energy"]), ("direct", None))
+        ]
+        assert evaluations[0] is not None
+        self.set_point(evaluations[0], evaluations[1])
+
     # ----------------------------------------------------------------------- steps
 
     def step(self, forces: Optional[Array] = None) -> None:
@@ -189,20 +245,28 @@ class RespaVelocityVerlet(MolecularDynamics):
         :param forces: not used; part of the signature in ASE.
         :raises RunFailedError: if the run cannot go on.
         """
-        before, point = self.atoms.copy(), self.point
+        self._refresh_properties()
         if self.start_conserved is None:
             self.start_conserved = self.conserved
-        done = 0
+        start = self.state()
         try:
-            while done < self.n_inner:
-                n_inner = self.n_inner_now
-                self._outer_step(n_inner)
-                self._watch()
-                done += n_inner
-            self.n_inner_now = self.guard.lengthen(self.n_inner_now, self.n_inner)
-            self._check_drift()
-        except (FloatingPointError, RuntimeError, ValueError) as error:
-            raise self._failure(error, before, point) from error
+            self._whole_step()
+        except BaseException as error:
+            # An interrupted run can be saved and resumed, a failed one looked at.
+            self.restore(start)
+            if isinstance(error, (FloatingPointError, RuntimeError)):
+                raise self._failure(error) from error
+            raise
+
+    def _whole_step(self) -> None:
+        done = 0
+        while done < self.n_inner:
+            n_inner = self.n_inner_now
+            self._outer_step(n_inner)
+            self._watch()
+            done += n_inner
+        self.n_inner_now = self.guard.lengthen(self.n_inner_now, self.n_inner)
+        self._check_drift()
 
     def _outer_step(self, n_inner: int) -> None:
         """Kick, drift and kick through ``n_inner`` steps of time."""
@@ -214,6 +278,16 @@ class RespaVelocityVerlet(MolecularDynamics):
             self._drift(self.timestep)
         self._evaluate()
         self._kick_at(self.point, n_inner)
+
+    def _refresh_properties(self) -> None:
+        """Called by ASE before observers: what they read is at hand."""
+        try:
+            _ = self.point
+        except (FloatingPointError, RuntimeError) as error:
+            raise RunFailedError(
+                f"the run cannot start from this structure: {error}"
+                f"{describe_overlap(self.atoms)}"
+            ) from error
 
     def _evaluate(self) -> None:
         direct = None
@@ -227,6 +301,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         """Take evaluations as those at the present structure."""
         self.atoms.calc.store(self.atoms, conservative)
         self._point = OuterPoint(
+            self.atoms.numbers.copy(),
             self.atoms.positions.copy(),
             self.atoms.cell.array.copy(),
             conservative,
@@ -271,28 +346,26 @@ class RespaVelocityVerlet(MolecularDynamics):
                 f"start, more than {self.guard.max_drift} (`max_drift` of the guard)"
             )
 
-    def _failure(
-        self, error: Exception, before: ase.Atoms, point: OuterPoint
-    ) -> RunFailedError:
-        """Write the last good structure and say what happened."""
-        before.calc = SinglePointCalculator(
-            before,
-            energy=point.conservative.energy,
-            forces=point.conservative.forces,
-        )
-        ase.io.write(self.last_good, before)
-        correction = point.correction
+    def _failure(self, error: Exception) -> RunFailedError:
+        """Write the present structure, the last good one, and say what happened."""
+        try:
+            ase.io.write(self.last_good, self.atoms)
+            outcome = f"is in {self.last_good}"
+        except Exception as failure:  # writers of ASE raise whatever they like
+            outcome = f"could not be written to {self.last_good}: {failure}"
+        correction = self.point.correction
         advice = f"Shorten the timestep ({self.timestep / units.fs:g} fs)"
         if correction is not None:
             advice = (
                 "Conservative and direct force differed by "
-                f"{1000 * correction:.0f} meV/Å (RMS) before. {advice} or n_inner "
+                f"{1000 * correction:.3g} meV/Å (RMS) before. {advice} or n_inner "
                 f"({self.n_inner})"
             )
         return RunFailedError(
             f"the run failed in outer step {self.nsteps + 1}, after "
-            f"{self.get_time() / units.fs:.1f} fs: {error}. {advice}. The last good "
-            f"structure is in {self.last_good}"
+            f"{self.get_time() / units.fs:.1f} fs: {error}"
+            f"{describe_overlap(self.atoms)}. {advice}. The last good structure "
+            f"{outcome}"
         )
 
 
@@ -305,8 +378,7 @@ def check_displacements(displacements: Array) -> None:
     # Written so that NaN counts as too far.
     wrong = np.flatnonzero(~(squared < MAX_DISPLACEMENT**2))
     if len(wrong):
-        listed = ", ".join(str(i) for i in wrong[:10])
         raise FloatingPointError(
-            f"atoms {listed}{', ...' if len(wrong) > 10 else ''} would move by more "
-            f"than {MAX_DISPLACEMENT} Å in one step of time"
+            f"atoms {list_atoms(wrong)} would move by more than {MAX_DISPLACEMENT} Å "
+            "in one step of time"
         )

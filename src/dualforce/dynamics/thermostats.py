@@ -1,7 +1,7 @@
 """Constant temperature, by reversible RESPA with Langevin dynamics or stochastic
 velocity rescaling."""
 
-from typing import Any, Union
+from typing import Any, Dict, Union
 
 import ase
 import numpy as np
@@ -23,7 +23,25 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be positive, not {value}")
 
 
-class RespaLangevin(RespaVelocityVerlet):
+class RandomRespa(RespaVelocityVerlet):
+    """A run with random numbers, which belong to its state.
+
+    :param rng: seed or generator of the random numbers.
+    """
+
+    def __init__(self, *args: Any, rng: Seed = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rng = np.random.default_rng(rng)
+
+    def state(self) -> Dict[str, Any]:
+        return super().state() | {"rng": self.rng.bit_generator.state}
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        super().restore(state)
+        self.rng.bit_generator.state = state["rng"]
+
+
+class RespaLangevin(RandomRespa):
     r"""Langevin dynamics in the order BAOAB (Leimkuhler and Matthews, J. Chem. Phys.
     138, 174102 (2013)), with the friction acting in every inner step:
 
@@ -32,15 +50,20 @@ class RespaLangevin(RespaVelocityVerlet):
         p \leftarrow e^{-\gamma \Delta t} p
           + \sqrt{m k_B T (1 - e^{-2 \gamma \Delta t})}\, R
 
+    With more than one inner step the noise meets the correction of the direct force at
+    the outer points only, and the conserved quantity walks at random besides: by about
+    :math:`\Delta_{outer} |f_C - f_D| (\gamma k_B T t / 6 m)^{1/2}` in a time :math:`t`.
+
     :param temperature_K: temperature, in K.
     :param friction: :math:`\gamma`, in inverse units of time of ASE; one number or one
         for each atom.
     :param rng: seed or generator of the random numbers.
 
-    Everything else as of :class:`RespaVelocityVerlet`.
+    Everything else as of :class:`RespaVelocityVerlet`. The centre of mass (``FixCom``)
+    goes only with one friction for all atoms.
     """
 
-    supported_constraints = POINTWISE_CONSTRAINTS
+    supported_constraints = POINTWISE_CONSTRAINTS | {"FixCom"}
 
     def __init__(
         self,
@@ -51,15 +74,11 @@ class RespaLangevin(RespaVelocityVerlet):
         *,
         temperature_K: float,
         friction: Union[float, Array],
-        rng: Seed = None,
         **kwargs: Any,
     ) -> None:
         check_positive(temperature_K=temperature_K)
-        gamma = np.broadcast_to(np.asarray(friction, dtype=float), len(atoms))
-        if not (np.isfinite(gamma).all() and (gamma >= 0.0).all()):
-            raise ValueError("friction must not be negative, for any atom")
+        gamma = _friction_of_atoms(atoms, friction)
         super().__init__(atoms, timestep, forces, n_inner, **kwargs)
-        self.rng = np.random.default_rng(rng)
         self._decay = np.exp(-gamma * self.timestep)[:, None]
         thermal = self.masses * units.kB * temperature_K
         self._noise = np.sqrt(thermal * (1.0 - self._decay**2))
@@ -75,6 +94,27 @@ class RespaLangevin(RespaVelocityVerlet):
         noise = self.rng.standard_normal((len(atoms), 3))
         atoms.set_momenta(self._decay * atoms.get_momenta() + self._noise * noise)
         self.heat += atoms.get_kinetic_energy() - before
+
+
+def _friction_of_atoms(atoms: ase.Atoms, friction: Union[float, Array]) -> Array:
+    gamma = np.asarray(friction, dtype=float)
+    if gamma.shape not in ((), (len(atoms),)):
+        raise ValueError(
+            f"friction must be one number or one for each of {len(atoms)} atoms, not "
+            f"of shape {gamma.shape}"
+        )
+    gamma = np.broadcast_to(gamma, len(atoms))
+    if not (np.isfinite(gamma).all() and (gamma >= 0.0).all()):
+        raise ValueError("friction must be a number and not negative, for any atom")
+    fixed = any(
+        type(constraint).__name__ == "FixCom" for constraint in atoms.constraints
+    )
+    if fixed and np.ptp(gamma) > 0.0:
+        # Projecting the noise then cools: it no longer balances the friction.
+        raise ValueError(
+            "with a fixed centre of mass (FixCom) all atoms must have the same friction"
+        )
+    return gamma
 
 
 class VelocityRescaling:
@@ -118,7 +158,7 @@ class VelocityRescaling:
         return float((scale**2 - 1.0) * kinetic)
 
 
-class RespaSVR(RespaVelocityVerlet):
+class RespaSVR(RandomRespa):
     """Stochastic velocity rescaling at the outer points.
 
     :param temperature_K: temperature, in K.
@@ -137,11 +177,9 @@ class RespaSVR(RespaVelocityVerlet):
         *,
         temperature_K: float,
         tau: float,
-        rng: Seed = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(atoms, timestep, forces, n_inner, **kwargs)
-        self.rng = np.random.default_rng(rng)
         self._rescaling = VelocityRescaling(temperature_K, tau, self.n_degrees)
 
     def _outer_step(self, n_inner: int) -> None:

@@ -1,0 +1,76 @@
+"""Structures at the start of a run."""
+
+import ase
+import numpy as np
+from ase import units
+from ase.constraints import FixCom
+
+from .evaluation import Array
+
+
+def fix_center_of_mass(atoms: ase.Atoms) -> None:
+    """Take the centre of mass out of the degrees of freedom, where forces conserve it.
+
+    Forces sum to zero, so without a Langevin thermostat or fixed atoms the total
+    momentum stays zero: kinetic energy belongs to ``3 N - 3`` degrees of freedom, and a
+    thermostat that counts ``3 N`` would aim too high.
+
+    :param atoms: structure to change; left alone if it has constraints.
+    """
+    if len(atoms) > 1 and not atoms.constraints:
+        atoms.set_constraint(FixCom())
+        atoms.set_momenta(atoms.get_momenta())
+
+
+def set_thermal_momenta(
+    atoms: ase.Atoms, temperature_K: float, rng: np.random.Generator
+) -> None:
+    """Draw momenta from the Maxwell-Boltzmann distribution, with zero total momentum
+    unless constraints hold some atoms.
+
+    :param atoms: structure to change.
+    :param temperature_K: temperature, in K.
+    :param rng: source of random numbers.
+    """
+    masses = atoms.get_masses()[:, None]
+    width = np.sqrt(masses * units.kB * temperature_K)
+    momenta = width * rng.standard_normal((len(atoms), 3))
+    if len(atoms) > 1 and not atoms.constraints:
+        momenta -= masses * momenta.sum(0) / masses.sum()
+    atoms.set_momenta(momenta)
+
+
+def degrees_of_freedom(atoms: ase.Atoms) -> Array:
+    r"""Degrees of freedom of each atom, :math:`\langle p^2 / m \rangle / k_B T`.
+
+    Exact for a fixed centre of mass and for fixed atoms; what another constraint
+    removes is taken from its atoms in equal shares.
+
+    :return: shape ``[n_atoms]``.
+    """
+    degrees = np.full(len(atoms), 3.0)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixCom):
+            masses = atoms.get_masses()
+            degrees -= 3.0 * masses / masses.sum()
+        else:
+            indices = constraint.get_indices()
+            degrees[indices] -= constraint.get_removed_dof(atoms) / len(indices)
+    return degrees
+
+
+def temperatures(atoms: ase.Atoms, degrees: Array) -> dict[str, float]:
+    """Kinetic temperature of each element in K; NaN where all its atoms are fixed.
+
+    :param atoms: structure with momenta.
+    :param degrees: as of :func:`degrees_of_freedom`, shape ``[n_atoms]``.
+    """
+    twice_kinetic = (atoms.get_momenta() ** 2).sum(1) / atoms.get_masses()
+    symbols = np.array(atoms.get_chemical_symbols())
+    result = {}
+    for symbol in dict.fromkeys(symbols):
+        chosen = symbols == symbol
+        free = degrees[chosen].sum()
+        energy = twice_kinetic[chosen].sum() / units.kB
+        result[str(symbol)] = float(energy / free) if free > 1e-9 else float("nan")
+    return result
