@@ -6,6 +6,10 @@ from typing import Any
 import click
 
 from ..dynamics import RunFailedError
+from .inputs import inputs
+from .md import md
+from .relax import relax
+from .tune import tune
 
 
 class FriendlyGroup(click.Group):
@@ -25,3 +29,9 @@ def main() -> None:
     """Run and judge interatomic potentials with conservative and direct forces."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
+
+
+main.add_command(inputs)
+main.add_command(md)
+main.add_command(relax)
+main.add_command(tune)
