@@ -113,7 +113,7 @@ class TrainerHypers(TypedDict):
     stages: Optional[list[StageHypers]] = None
     """Stages of the run, one after the other, each from the best model of the one
     before. Without stages a run is one stage."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     """Highest learning rate."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""

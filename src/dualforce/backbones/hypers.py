@@ -9,15 +9,15 @@ from typing_extensions import TypedDict
 class PaiNNHypers(TypedDict):
     """Hyperparameters of the ``painn`` backbone."""
 
-    cutoff: float = 5.0
+    cutoff: float = 4.5
     """Cutoff radius, in the length unit of the data. A message reaches this far in each
     layer; cost grows with its third power."""
     n_layers: int = 3
     """Message-passing layers."""
     n_channels: int = 64
     """Channels of scalar and of vector features."""
-    n_radial: int = 8
+    n_radial: int = 6
     """Radial basis functions, each a learnt combination of Bessel functions."""
-    n_neighbors: float = 50.0
+    n_neighbors: float = 40.0
     """Typical number of neighbours within the cutoff. Sums over neighbours are divided
     by its root; it sets the scale of untrained features and nothing else."""

@@ -14,8 +14,8 @@ INITIAL_MIXING = 0.1
 
 
 class RadialBasis(nn.Module):
-    """Learnt combinations of spherical Bessel functions under a smooth cutoff (Gasteiger
-    et al., arXiv:2003.03123, Eqs. 7 and 8).
+    """Learnt combinations of spherical Bessel functions under a smooth cutoff
+    (Gasteiger et al., arXiv:2003.03123, Eqs. 7 and 8).
 
     A few combinations of many Bessel functions resolve bonds, at the price of few
     functions: they start as the longest waves, with a little of all others.

@@ -1,0 +1,217 @@
+"""Drift at constant energy: direct forces, conservative forces, and both.
+
+    python benchmarks/nve.py MODEL STRUCTURE LABEL [--ps 20] [--inner 0 1 2 4 8 16]
+
+``--inner 0`` is direct forces alone. Every run starts from the same structure,
+equilibrated at ``--temperature``, and takes one core. Results are added under LABEL to
+``docs/benchmarks/nve.json``; the table and the plot are made of all that it holds.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Dict, List, Tuple
+
+import ase
+import ase.io
+import matplotlib
+import numpy as np
+import torch
+from ase import units
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
+
+from dualforce.dynamics import (
+    DirectOnly,
+    Guard,
+    HybridForces,
+    RespaLangevin,
+    RespaVelocityVerlet,
+    RunFailedError,
+)
+from dualforce.dynamics.statistics import slope_with_error
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+RESULTS = DOCS / "nve.json"
+SAMPLE = 8.0
+"""Femtoseconds between samples of energy and temperature."""
+
+
+def run(
+    model: Path, atoms: ase.Atoms, n_inner: int, picoseconds: float, timestep: float
+) -> Dict[str, Any]:
+    """One run.
+
+    :return: times in ps, conserved energy in eV/atom and temperature in K, and what
+        ended the run, if something did.
+    """
+    torch.set_num_threads(1)
+    forces = HybridForces(model)
+    atoms = atoms.copy()
+    dynamics = RespaVelocityVerlet(
+        atoms,
+        timestep * units.fs,
+        forces if n_inner else DirectOnly(forces),
+        max(n_inner, 1),
+        guard=Guard(max_drift=1e3),
+        last_good=Path(gettempdir()) / f"nve-{n_inner}.extxyz",
+    )
+    samples: List[Tuple[float, float, float]] = []
+    corrections: List[float] = []
+
+    def sample() -> None:
+        energy = dynamics.conserved
+        if n_inner == 0:
+            potential = forces.conservative(atoms).energy
+            energy += potential or 0.0
+        time = dynamics.get_time() / (1e3 * units.fs)
+        samples.append((time, energy / len(atoms), atoms.get_temperature()))
+        if dynamics.point.correction is not None:
+            corrections.append(dynamics.point.correction)
+
+    dynamics.attach(
+        sample, interval=max(1, round(SAMPLE / timestep) // max(n_inner, 1))
+    )
+    failure = None
+    try:
+        dynamics.run(round(1e3 * picoseconds / timestep / max(n_inner, 1)))
+    except RunFailedError as error:
+        failure = str(error)
+    return {
+        "n_inner": n_inner,
+        "samples": samples,
+        "failure": failure,
+        "correction": float(np.mean(corrections)) if corrections else None,
+    }
+
+
+def equilibrated(
+    model: Path, structure: Path, temperature: float, picoseconds: float = 1.0
+) -> ase.Atoms:
+    """The structure after some time with friction, at rest as a whole."""
+    atoms = ase.io.read(structure)
+    thermalize_momenta(atoms, temperature, rng=np.random.default_rng(0))
+    dynamics = RespaLangevin(
+        atoms,
+        0.5 * units.fs,
+        HybridForces(model),
+        2,
+        temperature_K=temperature,
+        friction=0.01 / units.fs,
+        rng=0,
+    )
+    dynamics.run(round(picoseconds * 1e3))
+    Stationary(atoms)
+    atoms.calc = None
+    return atoms
+
+
+def summary(result: Dict[str, Any]) -> Dict[str, Any]:
+    """Drifts of a run, with errors."""
+    times, energies, temperatures = np.array(result["samples"]).T
+    drift, drift_error = slope_with_error(times, 1e3 * energies)
+    heating, heating_error = slope_with_error(times, temperatures)
+    return {
+        "n_inner": result["n_inner"],
+        "picoseconds": float(times[-1]),
+        "drift": drift,
+        "drift_error": drift_error,
+        "heating": heating,
+        "heating_error": heating_error,
+        "correction": result["correction"],
+        "failure": result["failure"],
+        "curve": [
+            times[::25].tolist(),
+            (1e3 * (energies - energies[0]))[::25].tolist(),
+        ],
+    }
+
+
+def name_of(n_inner: int) -> str:
+    """How a run is called in tables."""
+    return {0: "direct alone", 1: "conservative"}.get(n_inner, f"M = {n_inner}")
+
+
+def write_table(results: Dict[str, Any]) -> None:
+    """Table and plot of all results."""
+    lines = [
+        "# Constant energy",
+        "",
+        "Drift of the conserved quantity and of the temperature. `python "
+        "benchmarks/nve.py MODEL STRUCTURE LABEL`; errors from the scatter of ten "
+        "blocks about a straight line.",
+    ]
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(5 * len(results), 4), squeeze=False, sharey=True
+    )
+    for axis, (label, entry) in zip(axes[0], results.items(), strict=True):
+        lines += [
+            "",
+            f"## {label}",
+            "",
+            entry["description"],
+            "",
+            "| run | ps | drift, meV/atom/ps | heating, K/ps | ended |",
+            "|---|---|---|---|---|",
+        ]
+        for run_ in entry["runs"]:
+            failure = "early" if run_["failure"] else "as planned"
+            lines.append(
+                f"| {name_of(run_['n_inner'])} | {run_['picoseconds']:.1f} "
+                f"| {run_['drift']:.3f} ± {run_['drift_error']:.3f} "
+                f"| {run_['heating']:.2f} ± {run_['heating_error']:.2f} | {failure} |"
+            )
+            axis.plot(*run_["curve"], label=name_of(run_["n_inner"]))
+        axis.set(title=label, xlabel="time, ps", yscale="symlog")
+    axes[0, 0].set_ylabel("conserved energy, meV/atom")
+    axes[0, -1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(DOCS / "nve.png", dpi=120)
+    lines += ["", "![conserved energy against time](nve.png)", ""]
+    (DOCS / "nve.md").write_text("\n".join(lines))
+
+
+def main() -> None:
+    """Run, and write the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("structure", type=Path)
+    parser.add_argument("label")
+    parser.add_argument("--ps", type=float, default=20.0)
+    parser.add_argument("--timestep", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=300.0)
+    parser.add_argument("--inner", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    atoms = equilibrated(arguments.model, arguments.structure, arguments.temperature)
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
+        futures = [
+            pool.submit(
+                run, arguments.model, atoms, n, arguments.ps, arguments.timestep
+            )
+            for n in arguments.inner
+        ]
+        runs = [summary(future.result()) for future in futures]
+    corrections = [
+        r["correction"] for r in runs if r["correction"] and r["n_inner"] == 2
+    ]
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[arguments.label] = {
+        "description": f"{len(atoms)} atoms, from {arguments.temperature:g} K, steps "
+        f"of {arguments.timestep:g} fs; conservative and direct force differ by "
+        f"{1e3 * np.mean(corrections):.0f} meV/Å (RMS, M = 2).",
+        "runs": runs,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1))
+    write_table(results)
+
+
+if __name__ == "__main__":
+    main()
