@@ -1,6 +1,6 @@
-"""What an inner step costs: ours, ASE's own integrator and the evaluations alone.
+"""What an inner step costs: ours, ASE's and i-PI's own ways, the evaluations alone.
 
-    python benchmarks/dynamics_cost.py MODEL STRUCTURE [--atoms 12288] [--cuda]
+    python benchmarks/dynamics_cost.py MODEL STRUCTURE [--ipi] [--atoms 12288] [--cuda]
 
 Everything is measured side by side: each repeat takes its turn with every variant, and
 medians over the repeats are compared. MODEL is an exported hybrid model, STRUCTURE a
@@ -8,6 +8,7 @@ structure it knows; ``--atoms`` repeats it up to at least so many atoms.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,9 +23,13 @@ import torch
 from ase import units
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
+from ipi.utils.scripting import InteractiveSimulation
 from metatomic_ase import MetatomicCalculator
 
 from dualforce.dynamics import DirectOnly, HybridForces, RespaVelocityVerlet
+from dualforce.engines import ipi
+from dualforce.engines.files import ModelFiles, start_structure, write_folder
+from dualforce.engines.settings import MDSettings
 
 
 TIMESTEP = 0.5 * units.fs
@@ -68,37 +73,63 @@ def runs(
 ) -> Dict[str, Callable[[], float]]:
     """Dynamics to compare, each with a log and a trajectory every 40 steps of time."""
 
-    def files(name: str, interval: int) -> Dict[str, object]:
+    out: Dict[str, Callable[[], float]] = {}
+
+    def files(interval: int) -> Dict[str, object]:
+        number = len(out)
         return {
-            "logfile": str(folder / f"{name}.log"),
-            "trajectory": str(folder / f"{name}.traj"),
+            "logfile": str(folder / f"{number}.log"),
+            "trajectory": str(folder / f"{number}.traj"),
             "loginterval": interval,
         }
 
-    out = {}
     for n_inner in (1, N_INNER):
-        name = f"respa-{n_inner}"
-        options = files(name, 40 // n_inner)
+        name = f"ours, M = {n_inner}"
+        options = files(40 // n_inner)
         respa = RespaVelocityVerlet(atoms.copy(), TIMESTEP, forces, n_inner, **options)
         out[name] = run_of(respa, steps)
     direct = RespaVelocityVerlet(
-        atoms.copy(), TIMESTEP, DirectOnly(forces), **files("direct", 40)
+        atoms.copy(), TIMESTEP, DirectOnly(forces), **files(40)
     )
-    out["direct"] = run_of(direct, steps)
-    for name, kind in (("ase-conservative", False), ("ase-direct", True)):
+    out["ours, direct alone"] = run_of(direct, steps)
+    for name, kind in (
+        ("ASE, conservative", False),
+        ("ASE, non_conservative=True", True),
+        ('ASE, non_conservative="forces"', "forces"),
+    ):
         stock = atoms.copy()
         stock.calc = MetatomicCalculator(
             model, non_conservative=kind, device=str(forces.device)
         )
-        out[name] = run_of(VelocityVerlet(stock, TIMESTEP, **files(name, 40)), steps)
-    forces_only = atoms.copy()
-    forces_only.calc = MetatomicCalculator(
-        model, non_conservative="forces", device=str(forces.device)
-    )
-    out["ase-direct-forces"] = run_of(
-        VelocityVerlet(forces_only, TIMESTEP, **files("ase-direct-forces", 40)), steps
-    )
+        out[name] = run_of(VelocityVerlet(stock, TIMESTEP, **files(40)), steps)
     return out
+
+
+def ipi_runs(
+    model: Path, atoms: ase.Atoms, steps: int, folder: Path, device: str
+) -> Dict[str, Callable[[], float]]:
+    """i-PI with our driver and with its own, with its output every 40 steps of time."""
+    settings = MDSettings(n_inner=N_INNER, interval=40, steps=10**9)
+    files = ModelFiles(model.absolute(), device=device)
+
+    def timer(name: str, stock: bool) -> Callable[[], float]:
+        start = start_structure(atoms, settings)
+        texts = ipi.input_files(start, settings, files, stock)
+        os.chdir(write_folder(folder / name, files, texts))
+        simulation = InteractiveSimulation(Path("input.xml").read_text())
+
+        def timed() -> float:
+            os.chdir(folder / name)
+            begin = time.perf_counter()
+            simulation.run(steps // N_INNER)
+            return 1e3 * (time.perf_counter() - begin) / steps
+
+        return timed
+
+    return {
+        f"i-PI, our driver, M = {N_INNER}": timer("ipi-ours", False),
+        f"i-PI, its own driver, M = {N_INNER}": timer("ipi-stock", True),
+    }
 
 
 def medians(
@@ -130,6 +161,7 @@ def main() -> None:
     parser.add_argument("structure", type=Path)
     parser.add_argument("--atoms", type=int, default=1)
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--ipi", action="store_true", help="also i-PI's drivers")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=160)
     arguments = parser.parse_args()
@@ -142,11 +174,19 @@ def main() -> None:
     print(f"warm-up of TorchScript: {forces.warm_up(atoms):.1f} s\n")
     with TemporaryDirectory() as folder:
         timers = runs(arguments.model, forces, atoms, arguments.steps, Path(folder))
+        if arguments.ipi:
+            timers |= ipi_runs(
+                arguments.model,
+                atoms,
+                arguments.steps,
+                Path(folder),
+                str(forces.device),
+            )
         alone = medians(evaluations(forces, atoms.copy()), 15 * arguments.repeats, 20)
         times = medians(timers, arguments.repeats, 1)
 
     ideal = ((N_INNER - 1) * alone["direct"] + alone["both"]) / N_INNER
-    ours = times[f"respa-{N_INNER}"]
+    ours = times[f"ours, M = {N_INNER}"]
     print("| evaluation | ms |\n|---|---|")
     for name, value in alone.items():
         print(f"| {name} | {value:.2f} |")
@@ -155,7 +195,8 @@ def main() -> None:
     for name, value in times.items():
         print(f"| {name} | {value:.2f} | {value / ours:.2f} |")
     print(f"\nM = {N_INNER}, relative to its evaluations: {ours / ideal:.3f}")
-    print(f"M = {N_INNER}, relative to direct alone: {ours / times['direct']:.2f}")
+    direct = times["ours, direct alone"]
+    print(f"M = {N_INNER}, relative to direct alone: {ours / direct:.2f}")
 
 
 if __name__ == "__main__":
