@@ -12,6 +12,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Dict, List
@@ -23,7 +25,7 @@ import torch
 from ase import units
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
-from ipi.utils.scripting import InteractiveSimulation
+from ipi.scripting import InteractiveSimulation
 from metatomic_ase import MetatomicCalculator
 
 from dualforce.dynamics import DirectOnly, HybridForces, RespaVelocityVerlet
@@ -37,22 +39,28 @@ N_INNER = 8
 
 
 def evaluations(
-    forces: HybridForces, atoms: ase.Atoms
+    forces: HybridForces, atoms: ase.Atoms, steps: int
 ) -> Dict[str, Callable[[], float]]:
-    """Milliseconds of one evaluation, neighbour list included, at a new place."""
+    """Milliseconds of one evaluation, neighbour list included, of moving atoms."""
     rng = np.random.default_rng(0)
-    positions = atoms.positions.copy()
+    moves = 0.003 * rng.standard_normal((steps, *atoms.positions.shape))
 
-    def timed(evaluate: Callable[[ase.Atoms], object]) -> float:
-        atoms.positions = positions + rng.normal(0.0, 0.01, positions.shape)
-        start = time.perf_counter()
-        evaluate(atoms)
-        return 1e3 * (time.perf_counter() - start)
+    def timer(evaluate: Callable[[ase.Atoms], object]) -> Callable[[], float]:
+        moving = atoms.copy()
+
+        def timed() -> float:
+            start = time.perf_counter()
+            for move in moves:
+                moving.positions = atoms.positions + move
+                evaluate(moving)
+            return 1e3 * (time.perf_counter() - start) / steps
+
+        return timed
 
     return {
-        "direct": lambda: timed(forces.direct),
-        "conservative": lambda: timed(forces.conservative),
-        "both": lambda: timed(forces.both),
+        "direct": timer(forces.direct),
+        "conservative": timer(forces.conservative),
+        "both": timer(forces.both),
     }
 
 
@@ -105,30 +113,44 @@ def runs(
     return out
 
 
+def _start_ipi(folder: Path) -> None:
+    global simulation
+    os.chdir(folder)
+    simulation = InteractiveSimulation(Path("input.xml").read_text())
+    simulation.run(20)  # TorchScript compiles
+
+
+def _run_ipi(outer_steps: int) -> float:
+    start = time.perf_counter()
+    simulation.run(outer_steps)
+    return time.perf_counter() - start
+
+
 def ipi_runs(
     model: Path, atoms: ase.Atoms, steps: int, folder: Path, device: str
 ) -> Dict[str, Callable[[], float]]:
-    """i-PI with our driver and with its own, with its output every 40 steps of time."""
+    """i-PI with our driver and with its own, with its output every 40 steps of time;
+    each in a process of its own."""
     settings = MDSettings(n_inner=N_INNER, interval=40, steps=10**9)
     files = ModelFiles(model.absolute(), device=device)
+    start = start_structure(atoms, settings)
 
-    def timer(name: str, stock: bool) -> Callable[[], float]:
-        start = start_structure(atoms, settings)
+    def timer(number: int, stock: bool, threading: bool) -> Callable[[], float]:
         texts = ipi.input_files(start, settings, files, stock)
-        os.chdir(write_folder(folder / name, files, texts))
-        simulation = InteractiveSimulation(Path("input.xml").read_text())
+        if threading:
+            texts["input.xml"] = texts["input.xml"].replace(' threading="false"', "")
+        path = write_folder(folder / f"ipi-{number}", files, texts)
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _start_ipi, (path,))
 
         def timed() -> float:
-            os.chdir(folder / name)
-            begin = time.perf_counter()
-            simulation.run(steps // N_INNER)
-            return 1e3 * (time.perf_counter() - begin) / steps
+            return 1e3 * pool.submit(_run_ipi, steps // N_INNER).result() / steps
 
         return timed
 
     return {
-        f"i-PI, our driver, M = {N_INNER}": timer("ipi-ours", False),
-        f"i-PI, its own driver, M = {N_INNER}": timer("ipi-stock", True),
+        f"i-PI, our input and driver, M = {N_INNER}": timer(0, False, False),
+        f"i-PI, our input, its own driver, M = {N_INNER}": timer(1, True, False),
+        f"i-PI, its own driver and threads, M = {N_INNER}": timer(2, True, True),
     }
 
 
@@ -182,14 +204,14 @@ def main() -> None:
                 Path(folder),
                 str(forces.device),
             )
-        alone = medians(evaluations(forces, atoms.copy()), 15 * arguments.repeats, 20)
-        times = medians(timers, arguments.repeats, 1)
+        alone = evaluations(forces, atoms, arguments.steps)
+        times = medians(alone | timers, arguments.repeats, 1)
 
-    ideal = ((N_INNER - 1) * alone["direct"] + alone["both"]) / N_INNER
+    ideal = ((N_INNER - 1) * times["direct"] + times["both"]) / N_INNER
     ours = times[f"ours, M = {N_INNER}"]
     print("| evaluation | ms |\n|---|---|")
-    for name, value in alone.items():
-        print(f"| {name} | {value:.2f} |")
+    for name in alone:
+        print(f"| {name} | {times.pop(name):.2f} |")
     print(f"| ({N_INNER - 1} direct + both) / {N_INNER} | {ideal:.2f} |")
     print(f"\n| run | ms per step of time | relative to M = {N_INNER} |\n|---|---|---|")
     for name, value in times.items():

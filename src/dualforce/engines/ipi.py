@@ -124,7 +124,7 @@ __DRIVER_CLASS__ = "HybridDriver"
 '''
 
 INPUT = """\
-<simulation verbosity="medium">
+<simulation verbosity="medium" threading="false">
   <output prefix="run">
     <properties stride="{interval}" filename="out"> [{properties}] </properties>
     <trajectory filename="pos" stride="{interval}" format="ase"> positions </trajectory>
