@@ -29,6 +29,7 @@ from ipi.scripting import InteractiveSimulation
 from metatomic_ase import MetatomicCalculator
 
 from dualforce.dynamics import DirectOnly, HybridForces, RespaVelocityVerlet
+from dualforce.dynamics.counting import CountedForces
 from dualforce.engines import ipi
 from dualforce.engines.files import ModelFiles, start_structure, write_folder
 from dualforce.engines.settings import MDSettings
@@ -77,9 +78,17 @@ def run_of(dynamics: VelocityVerlet, steps: int) -> Callable[[], float]:
 
 
 def runs(
-    model: Path, forces: HybridForces, atoms: ase.Atoms, steps: int, folder: Path
+    model: Path,
+    forces: HybridForces,
+    atoms: ase.Atoms,
+    steps: int,
+    folder: Path,
+    inside: Dict[int, CountedForces],
 ) -> Dict[str, Callable[[], float]]:
-    """Dynamics to compare, each with a log and a trajectory every 40 steps of time."""
+    """Dynamics to compare, each with a log and a trajectory every 40 steps of time.
+
+    :param inside: receives the forces of our runs, which count what evaluations take.
+    """
 
     out: Dict[str, Callable[[], float]] = {}
 
@@ -94,8 +103,10 @@ def runs(
     for n_inner in (1, N_INNER):
         name = f"ours, M = {n_inner}"
         options = files(40 // n_inner)
-        respa = RespaVelocityVerlet(atoms.copy(), TIMESTEP, forces, n_inner, **options)
+        counted = CountedForces(forces)
+        respa = RespaVelocityVerlet(atoms.copy(), TIMESTEP, counted, n_inner, **options)
         out[name] = run_of(respa, steps)
+        inside[n_inner] = counted
     direct = RespaVelocityVerlet(
         atoms.copy(), TIMESTEP, DirectOnly(forces), **files(40)
     )
@@ -154,17 +165,13 @@ def ipi_runs(
     }
 
 
-def medians(
-    timers: Dict[str, Callable[[], float]], repeats: int, warm_up: int
-) -> Dict[str, float]:
-    """Median over repeats, in which the timers take turns."""
+def turns(timers: Dict[str, Callable[[], float]], n: int) -> Dict[str, List[float]]:
+    """Times of timers that take turns."""
     times: Dict[str, List[float]] = {name: [] for name in timers}
-    for repeat in range(warm_up + repeats):
+    for _ in range(n):
         for name, timer in timers.items():
-            value = timer()
-            if repeat >= warm_up:
-                times[name].append(value)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(timer())
+    return times
 
 
 def repeated(atoms: ase.Atoms, n_atoms: int) -> ase.Atoms:
@@ -195,7 +202,10 @@ def main() -> None:
     print(f"{len(atoms)} atoms, {device}, {torch.get_num_threads()} threads")
     print(f"warm-up of TorchScript: {forces.warm_up(atoms):.1f} s\n")
     with TemporaryDirectory() as folder:
-        timers = runs(arguments.model, forces, atoms, arguments.steps, Path(folder))
+        inside: Dict[int, CountedForces] = {}
+        timers = runs(
+            arguments.model, forces, atoms, arguments.steps, Path(folder), inside
+        )
         if arguments.ipi:
             timers |= ipi_runs(
                 arguments.model,
@@ -205,18 +215,28 @@ def main() -> None:
                 str(forces.device),
             )
         alone = evaluations(forces, atoms, arguments.steps)
-        times = medians(alone | timers, arguments.repeats, 1)
+        everything = turns(alone | timers, 1 + arguments.repeats)
+    times = {name: statistics.median(t[1:]) for name, t in everything.items()}
+    totals = {name: sum(t) for name, t in everything.items()}
 
-    ideal = ((N_INNER - 1) * times["direct"] + times["both"]) / N_INNER
     ours = times[f"ours, M = {N_INNER}"]
     print("| evaluation | ms |\n|---|---|")
     for name in alone:
         print(f"| {name} | {times.pop(name):.2f} |")
-    print(f"| ({N_INNER - 1} direct + both) / {N_INNER} | {ideal:.2f} |")
     print(f"\n| run | ms per step of time | relative to M = {N_INNER} |\n|---|---|---|")
     for name, value in times.items():
         print(f"| {name} | {value:.2f} | {value / ours:.2f} |")
-    print(f"\nM = {N_INNER}, relative to its evaluations: {ours / ideal:.3f}")
+    print()
+    for n_inner, counted in inside.items():
+        share = counted.conservative_cost.seconds + counted.direct_cost.seconds
+        # one round of warm-up, and the runs that count
+        rounds = (1 + arguments.repeats) * arguments.steps
+        evaluations_ms = 1e3 * share / rounds
+        total_ms = totals[f"ours, M = {n_inner}"] / (1 + arguments.repeats)
+        print(
+            f"M = {n_inner}: {total_ms:.2f} ms for a step, of which evaluations "
+            f"{evaluations_ms:.2f} ms: {total_ms / evaluations_ms:.3f}"
+        )
     direct = times["ours, direct alone"]
     print(f"M = {N_INNER}, relative to direct alone: {ours / direct:.2f}")
 

@@ -51,8 +51,9 @@ def test_direct_forces_that_lead_uphill_are_left() -> None:
     atoms = Atoms("Ar2", sites + [[0.0, 0.0, 0.0], [0.5, 0.1, 0.0]])
     result = relax(forces, atoms, fmax=1e-5)
     assert result.converged
-    np.testing.assert_allclose(np.diff(result.atoms.positions, axis=0)[0], [2, 0, 0],
-                               atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        np.diff(result.atoms.positions, axis=0)[0], [2, 0, 0], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("direct_stress", [True, False])

@@ -26,7 +26,7 @@ TABLE, PLOT = "tune.json", "tune.png"
 @click.option("--timestep", default=0.5, help="Inner step in fs.")
 @click.option(
     "--tolerance",
-    default=1.0,
+    default=0.2,
     help="Accepted difference in drift from the conservative force, in meV/atom/ps.",
 )
 @click.option("--minutes", default=2.5, help="Wall time to use.")
@@ -114,9 +114,18 @@ def _table(result: Tuning) -> str:
     """The candidates, one a line."""
     first = result.candidates[0].ms_per_step
     header = (
-        "M", "outer (fs)", "length (ps)", "drift (meV/atom/ps)", "RMS (meV/atom)",
-        "dT/dt (K/ps)", "ms/step", "x M=1", "x direct", "f_C-f_D (meV/Å)", "verdict",
-    )  # fmt: skip
+        "M",
+        "outer (fs)",
+        "length (ps)",
+        "drift (meV/atom/ps)",
+        "RMS (meV/atom)",
+        "dT/dt (K/ps)",
+        "ms/step",
+        "x M=1",
+        "x direct",
+        "f_C-f_D (meV/Å)",
+        "verdict",
+    )
     rows = [header]
     for row in result.candidates:
         rows.append(

@@ -100,9 +100,13 @@ class _Trial:
     """
 
     def __init__(
-        self, start: ase.Atoms, timestep: float, forces: TwoForces, n_inner: int,
+        self,
+        start: ase.Atoms,
+        timestep: float,
+        forces: TwoForces,
+        n_inner: int,
         folder: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.forces = CountedForces(forces)
         self.run = RespaVelocityVerlet(
             start.copy(),
@@ -210,8 +214,17 @@ def tune(
         start = _equilibrate(
             forces, atoms, timestep, temperature_K, seed, folder, limit, report
         )
-        trials = _scan(start, timestep, forces, candidates, folder, costs, deadline,
-                       tolerance, report)  # fmt: skip
+        trials = _scan(
+            start,
+            timestep,
+            forces,
+            candidates,
+            folder,
+            costs,
+            deadline,
+            tolerance,
+            report,
+        )
         _confirm(trials, deadline, tolerance, report)
     rows = _judge_all(trials, tolerance)
     direct = [t.forces.direct_cost for t in trials if t.forces.direct_cost.calls]
@@ -235,9 +248,15 @@ def _measure_costs(forces: TwoForces, atoms: ase.Atoms) -> Tuple[float, float]:
 
 
 def _equilibrate(
-    forces: TwoForces, atoms: ase.Atoms, timestep: float, temperature_K: float,
-    seed: int, folder: str, max_steps: int, report: Callable[[str], None],
-) -> ase.Atoms:  # fmt: skip
+    forces: TwoForces,
+    atoms: ase.Atoms,
+    timestep: float,
+    temperature_K: float,
+    seed: int,
+    folder: str,
+    max_steps: int,
+    report: Callable[[str], None],
+) -> ase.Atoms:
     start = atoms.copy()
     rng = np.random.default_rng(seed)
     set_thermal_momenta(start, temperature_K, rng)
@@ -259,10 +278,16 @@ def _equilibrate(
 
 
 def _scan(
-    start: ase.Atoms, timestep: float, forces: TwoForces, candidates: Sequence[int],
-    folder: str, costs: Tuple[float, float], deadline: float, tolerance: float,
+    start: ase.Atoms,
+    timestep: float,
+    forces: TwoForces,
+    candidates: Sequence[int],
+    folder: str,
+    costs: Tuple[float, float],
+    deadline: float,
+    tolerance: float,
     report: Callable[[str], None],
-) -> List[_Trial]:  # fmt: skip
+) -> List[_Trial]:
     """Runs in rising order of inner steps, up to the second that is no good."""
     steps_per_second = [n / ((n - 1) * costs[0] + costs[1]) for n in candidates]
     length = _length(
@@ -298,9 +323,11 @@ def _length(speeds: Sequence[float], seconds: float) -> float:
 
 
 def _confirm(
-    trials: List[_Trial], deadline: float, tolerance: float,
+    trials: List[_Trial],
+    deadline: float,
+    tolerance: float,
     report: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Continue the best candidate while time is left, and the next best if it fails."""
     best = _best(_judge_all(trials, tolerance))
     while best is not None and best > 1:
