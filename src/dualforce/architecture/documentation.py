@@ -113,12 +113,12 @@ class TrainerHypers(TypedDict):
     stages: Optional[list[StageHypers]] = None
     """Stages of the run, one after the other, each from the best model of the one
     before. Without stages a run is one stage."""
-    learning_rate: float = 3e-3
-    """Highest learning rate."""
+    learning_rate: float = 1e-2
+    """Highest learning rate, of Muon for matrices and AdamW for other weights."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""
     weight_decay: float = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay, decoupled from the gradient."""
     grad_clip_norm: float = 1.0
     """Gradients longer than this are shortened."""
     ema_decay: float = 0.99

@@ -34,6 +34,7 @@ from .fitting import fit_calibration, make_terms, to_raw_units, weight_in_stage
 from .labels import forget_files
 from .losses import Term, errors, predict
 from .model import DualForce
+from .optimizer import make_optimizer
 from .report import EpochReport, ErrorSums
 from .stages import (
     Stage,
@@ -171,10 +172,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _run_stage(self, stage: Stage, position: str) -> None:
         terms = [weight_in_stage(term, stage, self.model) for term in self.terms]
         terms = [term for term in terms if term.weight > 0.0]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = make_optimizer(
             self.model.backbone.parameters(),
-            lr=stage.learning_rate,
-            weight_decay=self.hypers["weight_decay"],
+            stage.learning_rate,
+            self.hypers["weight_decay"],
         )
         self.average = AveragedModel(
             self.model.backbone,

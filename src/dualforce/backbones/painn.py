@@ -32,8 +32,11 @@ def _mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     )
 
 
-def _filters(n_filters: int, n_radial: int, n_channels: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(n_filters, n_radial, n_channels) / n_radial**0.5)
+def _filters(n_filters: int, n_radial: int, n_channels: int) -> nn.ParameterList:
+    # One matrix each, as the optimiser treats them.
+    return nn.ParameterList(
+        torch.randn(n_radial, n_channels) / n_radial**0.5 for _ in range(n_filters)
+    )
 
 
 class Message(nn.Module):
@@ -57,7 +60,7 @@ class Message(nn.Module):
 
     def forward(self, rows: EdgeRows, x: NodeFeatures) -> NodeFeatures:
         gates = self.gates(x.scalars)
-        filters = [self.filters[0], self.filters[1], self.filters[-1]]
+        filters = [weights for weights in self.filters]  # noqa: C416, for TorchScript
         if self.first:
             sums = neighbor_sums(rows, gates, x.vectors[:, :0], filters)
             scalars, vectors = (self.scale * sums).split([1, 3], dim=1)
@@ -140,7 +143,8 @@ class PairForceHead(nn.Module):
     def forward(self, rows: EdgeRows, x: NodeFeatures) -> Tensor:
         gates = self.gates(x.scalars).unsqueeze(1)
         vectors = self.project(x.vectors)
-        filters = [self.filters[0], self.filters[1], self.filters[0]]
+        filters = [weights for weights in self.filters]  # noqa: C416, for TorchScript
+        filters.append(filters[0])
         sums = neighbor_sums(rows, gates[:, 0], vectors * gates, filters)
         total, made, moved = sums.split([1, 3, 3], dim=1)
         pairs = made + vectors * total - moved
