@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ..dynamics import RunFailedError
+from .diagnose import diagnose
 from .inputs import inputs
 from .md import md
 from .relax import relax
@@ -31,6 +32,7 @@ def main() -> None:
     logging.captureWarnings(True)
 
 
+main.add_command(diagnose)
 main.add_command(inputs)
 main.add_command(md)
 main.add_command(relax)

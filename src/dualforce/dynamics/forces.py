@@ -105,13 +105,31 @@ class LoadedModel:
             self._types = torch.tensor(numbers, dtype=torch.int32, device=self.device)
         return self._types
 
+    def positions(self, atoms: ase.Atoms) -> Tensor:
+        """Positions as the model takes them.
+
+        :raises FloatingPointError: naming the atoms whose positions are not finite.
+        """
+        wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(1))
+        if len(wrong):
+            raise FloatingPointError(
+                f"the positions of atoms {list_atoms(wrong)} are not finite"
+            )
+        return torch.as_tensor(atoms.positions, dtype=self.dtype, device=self.device)
+
     def system(
-        self, atoms: ase.Atoms, positions: Tensor, strain: Optional[Tensor]
+        self,
+        atoms: ase.Atoms,
+        positions: Tensor,
+        strain: Optional[Tensor],
+        copy: bool = False,
     ) -> System:
         """The structure with its neighbour lists.
 
         :param positions: positions of the atoms, maybe a leaf of a graph.
         :param strain: deformation of positions and cell, likewise.
+        :param copy: for graphs that are still used after the next call of this method:
+            without a copy, the pairs lie in memory that the next search reuses.
         """
         cell = torch.as_tensor(atoms.cell.array, dtype=self.dtype, device=self.device)
         pbc = torch.as_tensor(atoms.pbc, device=self.device)
@@ -120,8 +138,7 @@ class LoadedModel:
             positions, cell = positions @ strain, cell @ strain
         system = System(self._types_of(atoms), positions, cell, pbc)
         for neighbor_list in self._neighbor_lists:
-            # Without a copy, the pairs lie in memory that the next search reuses.
-            neighbor_list.add_neighbor_list(system, copy=False)
+            neighbor_list.add_neighbor_list(system, copy=copy)
         return system
 
     def run(self, system: System, options: ModelEvaluationOptions) -> Dict[str, Tensor]:
@@ -229,7 +246,7 @@ class HybridForces:
         """
         model = self._direct_model
         with torch.no_grad():
-            positions = self._positions(model, atoms)
+            positions = model.positions(atoms)
             system = model.system(atoms, positions, None)
             values = model.run(system, self._request(self._direct_names(stress)))
             return self._direct_result(values)
@@ -265,7 +282,7 @@ class HybridForces:
     ) -> Tuple[Evaluation, Dict[str, Tensor]]:
         """Energy and gradients, and values of other outputs from the same pass."""
         model = self._model
-        leaves = [self._positions(model, atoms).clone().requires_grad_(True)]
+        leaves = [model.positions(atoms).clone().requires_grad_(True)]
         if stress:
             leaves.append(torch.eye(3, dtype=model.dtype, device=model.device))
             leaves[1].requires_grad_(True)
@@ -295,14 +312,6 @@ class HybridForces:
         if stress and self._stress is not None:
             return [self._force, self._stress]
         return [self._force]
-
-    def _positions(self, model: LoadedModel, atoms: ase.Atoms) -> Tensor:
-        wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(1))
-        if len(wrong):
-            raise FloatingPointError(
-                f"the positions of atoms {list_atoms(wrong)} are not finite"
-            )
-        return torch.as_tensor(atoms.positions, dtype=model.dtype, device=model.device)
 
     def _request(self, names: List[str]) -> ModelEvaluationOptions:
         key = tuple(names)

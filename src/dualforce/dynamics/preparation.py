@@ -1,11 +1,75 @@
 """Structures at the start of a run."""
 
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
 import ase
 import numpy as np
 from ase import units
 from ase.constraints import FixCom
 
-from .evaluation import Array
+from .evaluation import Array, TwoForces
+from .guard import Guard, RunFailedError
+from .thermostats import RespaLangevin
+
+
+EQUILIBRATION = 300.0 * units.fs
+
+FRICTION = 0.02 / units.fs
+"""Strong, so that the structure forgets soon what it came from."""
+
+
+def equilibrate(
+    forces: TwoForces,
+    atoms: ase.Atoms,
+    timestep: float,
+    *,
+    temperature_K: float,
+    seed: int = 0,
+    length: float = EQUILIBRATION,
+    progress: Callable[[float], None] = lambda share: None,
+) -> ase.Atoms:
+    """Run Langevin dynamics with the conservative force, as the start of other runs.
+
+    :param forces: the model.
+    :param atoms: structure, which is not changed; its velocities are not used.
+    :param timestep: length of a step, in ASE's unit of time.
+    :param temperature_K: temperature, in K.
+    :param seed: of velocities and noise.
+    :param length: time to run, in ASE's unit of time.
+    :param progress: told the part that is done.
+    :return: structure with momenta and, unless it has constraints, a fixed centre of
+        mass.
+    :raises RunFailedError: if the structure cannot be equilibrated.
+    """
+    start = atoms.copy()
+    rng = np.random.default_rng(seed)
+    set_thermal_momenta(start, temperature_K, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RespaLangevin(
+            start,
+            timestep,
+            forces,
+            temperature_K=temperature_K,
+            friction=FRICTION,
+            rng=rng,
+            # Structures that are far from equilibrium may give off much heat here.
+            guard=Guard(max_drift=1.0),
+            last_good=Path(folder) / "last-good.extxyz",
+        )
+        n_steps = max(1, round(length / timestep))
+        try:
+            for _ in run.irun(n_steps):
+                progress(run.nsteps / n_steps)
+        except RunFailedError as error:
+            raise RunFailedError(
+                f"the structure cannot be equilibrated at {temperature_K:g} K: it "
+                f"fails after {run.get_time() / units.fs:.1f} fs ({error.__cause__}). "
+                "Relax it first, or shorten the timestep"
+            ) from error
+    fix_center_of_mass(start)
+    return start
 
 
 def fix_center_of_mass(atoms: ase.Atoms) -> None:

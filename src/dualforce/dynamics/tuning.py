@@ -15,18 +15,14 @@ from ase import units
 from .counting import CountedForces
 from .evaluation import Array, TwoForces
 from .guard import Guard, RunFailedError
-from .preparation import fix_center_of_mass, set_thermal_momenta
+from .preparation import EQUILIBRATION, equilibrate
 from .respa import RespaVelocityVerlet
 from .statistics import slope_with_error
-from .thermostats import RespaLangevin, check_positive
+from .thermostats import check_positive
 
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 PICOSECOND = 1000.0 * units.fs
-
-EQUILIBRATION = 0.3 * PICOSECOND
-FRICTION = 20.0 / PICOSECOND
-"""Strong, so that the structure forgets soon what it came from."""
 
 WANTED_LENGTH = 1.0 * PICOSECOND
 """Shorter runs miss instabilities that take their time."""
@@ -211,8 +207,14 @@ def tune(
     with tempfile.TemporaryDirectory() as folder:
         costs = _measure_costs(forces, atoms)
         limit = round(0.1 * seconds / costs[1])
-        start = _equilibrate(
-            forces, atoms, timestep, temperature_K, seed, folder, limit, report
+        start = equilibrate(
+            forces,
+            atoms,
+            timestep,
+            temperature_K=temperature_K,
+            seed=seed,
+            length=min(EQUILIBRATION, limit * timestep),
+            progress=lambda share: report("equilibration"),
         )
         trials = _scan(
             start,
@@ -245,36 +247,6 @@ def _measure_costs(forces: TwoForces, atoms: ase.Atoms) -> Tuple[float, float]:
         counted.direct(moved)
         counted.both(moved)
     return counted.direct_cost.mean, counted.conservative_cost.mean
-
-
-def _equilibrate(
-    forces: TwoForces,
-    atoms: ase.Atoms,
-    timestep: float,
-    temperature_K: float,
-    seed: int,
-    folder: str,
-    max_steps: int,
-    report: Callable[[str], None],
-) -> ase.Atoms:
-    start = atoms.copy()
-    rng = np.random.default_rng(seed)
-    set_thermal_momenta(start, temperature_K, rng)
-    run = RespaLangevin(
-        start,
-        timestep,
-        forces,
-        temperature_K=temperature_K,
-        friction=FRICTION,
-        rng=rng,
-        # Structures that are far from equilibrium may give off much heat here.
-        guard=Guard(max_drift=1.0),
-        last_good=Path(folder) / "last-good.extxyz",
-    )
-    for _ in run.irun(max(1, min(round(EQUILIBRATION / timestep), max_steps))):
-        report("equilibration")
-    fix_center_of_mass(start)
-    return start
 
 
 def _scan(
