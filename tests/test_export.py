@@ -218,3 +218,20 @@ def test_ipi(shared: Tuple[Any, str], non_conservative: bool, tmp_path: Path) ->
     np.testing.assert_allclose(forces * units.Ha / units.Bohr, force, **close)
     pressure = -0.5 * (stress + stress.T) * atoms.get_volume()
     np.testing.assert_allclose(virial * units.Ha, pressure, **close)
+
+
+def test_conservative_model_is_evaluated_more_than_once(tmp_path: Path) -> None:
+    """TorchScript optimises after the first evaluations; forces stay the same, also
+    where parts of the last layer are not used."""
+    exported = load_atomistic_model(save(make_model(forces="conservative"), tmp_path))
+    atoms = random_cell(8, 5.0)
+    options = ModelEvaluationOptions("Angstrom", {ENERGY: ModelOutput(unit="eV")})
+    forces = []
+    for _ in range(4):
+        positions = torch.tensor(atoms.positions, requires_grad=True)
+        system = as_system(exported, atoms, positions=positions)
+        energy = exported([system], options, check_consistency=False)[ENERGY]
+        energy.block().values.sum().backward()
+        forces.append(positions.grad)
+    for other in forces[1:]:
+        torch.testing.assert_close(other, forces[0])

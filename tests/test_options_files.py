@@ -37,7 +37,7 @@ def cut(name: str) -> Any:
     else:
         training.num_epochs = 1
         training.max_minutes = None
-    if name != "finetune":
+    if name not in ("finetune", "accelerate-head"):
         backbone = architecture.get("model", {}).get("backbone", "painn")
         small = {"model": {backbone: SMALL_NETWORKS[backbone]}}
         options.architecture = OmegaConf.merge(architecture, small)
@@ -71,11 +71,16 @@ def test_trains_and_exports(
     """The exported model has the outputs that the file promises."""
     monkeypatch.chdir(tmp_path)
     options = cut(name)
-    if name == "finetune":
-        options.architecture.training.finetune.read_from = str(checkpoint)
+    training = options.architecture.training
+    if "finetune" in training:
+        training.finetune.read_from = str(checkpoint)
+    if "teacher" in training:
+        training.teacher.model = str(checkpoint)
+        training.teacher.check_minutes = 0.0
     train_model(options, "model.pt", checkpoint_dir=tmp_path)
 
-    outputs = set(load_atomistic_model("model.pt").capabilities().outputs)
+    file = "pair.pt" if name == "accelerate-student" else "model.pt"
+    outputs = set(load_atomistic_model(file).capabilities().outputs)
     direct = {"non_conservative_force", "non_conservative_stress"}
     assert "energy" in outputs
     assert direct <= outputs if name != "conservative" else not direct & outputs

@@ -216,7 +216,10 @@ def make_frames(
             frames.append(make_frame(dataset[row], name, model, cutoff))
             bar.update()
     bar.close()
-    return frames
+    labelled = [frame for frame in frames if frame.labels]
+    if not labelled:
+        raise ValueError(f"no frame of the {split} set has a label")
+    return labelled
 
 
 def drop_extreme_frames(

@@ -88,6 +88,47 @@ class FinetuneHypers(TypedDict):
 
     read_from: NotRequired[Optional[str]] = None
     """A checkpoint of this architecture or of metatrain's PET."""
+    train: NotRequired[Literal["everything", "direct_head"]] = "everything"
+    """``direct_head``: train the head of the direct force (and stress) only. The energy
+    and its gradient stay what they are, in every bit, and so does the precision of the
+    network."""
+
+
+class ExtendHypers(TypedDict):
+    """More structures for a teacher to label, from short runs."""
+
+    frames: int = 0
+    """How many, in all."""
+    temperatures: list[float] = [300.0]
+    """In K; each gets its share of the frames."""
+    timestep: float = 0.5
+    """In fs."""
+    student: NotRequired[Optional[str]] = None
+    """An exported model with both forces, to run with multiple time stepping instead of
+    the teacher alone: a pair of an earlier training then sees what it will meet."""
+
+
+class TeacherHypers(TypedDict):
+    """A model to learn direct forces from."""
+
+    model: NotRequired[Optional[str]] = None
+    """An exported metatomic model (``.pt``), a checkpoint of metatrain (``.ckpt``), or
+    ``module:callable``, which returns a calculator of ASE. It labels all structures of
+    the data, which need no labels of their own."""
+    keep_labels: bool = False
+    """Frames that have forces (and stresses) in their file keep them."""
+    labels: str = "labels"
+    """Folder for the labels. What is there is not computed again."""
+    extend: ExtendHypers = init_with_defaults(ExtendHypers)
+    """More structures."""
+    pair: str = "pair.pt"
+    """File for the model with the teacher's energy and the direct force that was
+    trained."""
+    check_minutes: float = 2.5
+    """Time for `dualforce tune` at the end, on a structure of the validation set; 0
+    leaves it out."""
+    check_temperature: float = 300.0
+    """Temperature of that, in K."""
 
 
 @suggest_nearest
@@ -132,6 +173,10 @@ class TrainerHypers(TypedDict):
     """Weight of energies against forces where ``loss`` gives no weights."""
     direct_weight: float = 1.0
     """Weight of direct against conservative forces, likewise of stresses."""
+    jacobian_symmetry: float = 0.0
+    """Weight, against direct forces, of a penalty on the antisymmetric part of their
+    Jacobian; 0.1 makes direct forces more nearly conservative at a small loss of
+    accuracy and a fifth more time, see docs/recipe.md."""
     stress_weight: float = 0.1
     """Weight of stresses against forces where ``loss`` gives no weights."""
     atomic_baseline: FixedCompositionWeights | str = {}
@@ -153,3 +198,5 @@ class TrainerHypers(TypedDict):
     errors of all that the stage trains, or the loss."""
     finetune: FinetuneHypers = init_with_defaults(FinetuneHypers)
     """Start from trained weights."""
+    teacher: TeacherHypers = init_with_defaults(TeacherHypers)
+    """Learn direct forces from another model: ``options/accelerate-student.yaml``."""

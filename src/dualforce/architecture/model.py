@@ -285,12 +285,16 @@ class DualForce(ModelInterface[ModelHypers]):
         dataset_info: DatasetInfo,
         model_hypers: Optional[Dict[str, Any]] = None,
     ) -> "DualForce":
-        """Prepare for more training: new targets get new heads.
+        """Prepare for more training: new targets get new heads, and a conservative
+        model may become a hybrid one.
 
         :raises ValueError: if the data have other atomic types or the options another
             network.
         """
         if model_hypers is not None:
+            added = self.hypers["forces"], model_hypers.get("forces")
+            if added == ("conservative", "hybrid"):
+                self.hypers["forces"] = "hybrid"
             defaults = get_default_hypers(NAME)["model"]
             raise_if_hypers_mismatch(self.hypers, model_hypers, default_hypers=defaults)
         merged = self.dataset_info.union(dataset_info)
@@ -304,6 +308,13 @@ class DualForce(ModelInterface[ModelHypers]):
         self.dataset_info = merged
         self._add_targets()
         return self
+
+    @torch.jit.unused
+    def network_dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        reference = self.backbone.dtype_reference
+        assert isinstance(reference, Tensor)
+        return reference.dtype
 
     def network_to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the model; only the network changes its precision."""

@@ -48,6 +48,11 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
     for name in ("learning_rate", "grad_clip_norm", "max_force"):
         if not hypers[name] > 0.0:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
+    if not hypers["jacobian_symmetry"] >= 0.0:
+        raise ValueError(
+            f"`jacobian_symmetry` is {hypers['jacobian_symmetry']}, it must not be "
+            "negative"
+        )
     for name in ("ema_decay", "warmup_fraction"):
         if not 0.0 <= hypers[name] < 1.0:
             raise ValueError(

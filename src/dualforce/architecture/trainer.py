@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Tuple, Union
+from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple, Union
 
 import torch
 from metatrain.utils.abc import ModelInterface, TrainerInterface
@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from ..backbones import Backbone
-from . import checkpoints
+from . import checkpoints, symmetry
 from .data import (
     Frame,
     collate,
@@ -30,6 +30,7 @@ from .data import (
 )
 from .distributed import Processes, start_processes
 from .documentation import TrainerHypers
+from .finetuning import DIRECT_KINDS, freeze_all_but_direct_heads
 from .fitting import fit_calibration, make_terms, to_raw_units, weight_in_stage
 from .labels import forget_files
 from .losses import Term, errors, predict
@@ -68,6 +69,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
     """
 
     __checkpoint_version__ = 1
+
+    after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
+    """Called in the main process at the end of a training. Layers above, which this one
+    must not know, add what they have to do."""
 
     model: DualForce
     processes: Processes
@@ -119,6 +124,13 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self._run(stages, dtype, train_datasets, val_datasets)
         finally:
             self.processes.close()
+        if self.processes.rank == 0:
+            for act in self.after_training:
+                act(self)
+
+    def best_model(self) -> DualForce:
+        """The model that will be exported."""
+        return DualForce.load_checkpoint(self._checkpoint(self.model), "export")
 
     def _run(
         self,
@@ -130,6 +142,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
         if self.progress.seed is None:
             seed = torch.initial_seed() % 2**52
             self.progress.seed = int(self.processes.agree(float(seed)))
+        if self.only_direct_heads:
+            freeze_all_but_direct_heads(self.model)
+            # The energy is to stay as it is, to the last bit.
+            dtype = self.model.network_dtype()
         self._load_frames(train_datasets, val_datasets)
         forget_files()
         self.model.network_to(self.processes.device, dtype)
@@ -151,7 +167,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames = to_raw_units(model, train)
         self.val_frames = to_raw_units(model, val)
-        self.terms = make_terms(model, self.train_frames, self.hypers)
+        terms = make_terms(model, self.train_frames, self.hypers)
+        if self.only_direct_heads:
+            terms = [t for t in terms if model.kinds[t.target] in DIRECT_KINDS]
+        self.terms = terms
         for split, frames in (("Training", train), ("Validation", val)):
             counts = sorted(count_labels(frames).items())
             listed = ", ".join(f"{name}: {number}" for name, number in counts)
@@ -173,7 +192,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         terms = [weight_in_stage(term, stage, self.model) for term in self.terms]
         terms = [term for term in terms if term.weight > 0.0]
         self.optimizer = make_optimizer(
-            self.model.backbone.parameters(),
+            self._trained_parameters(),
             stage.learning_rate,
             self.hypers["weight_decay"],
         )
@@ -192,6 +211,14 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self.progress.epochs_in_stage += 1
             self._finish_epoch(stage, terms, position, train_loss)
         self.progress.seconds_in_stage = self._seconds()
+
+    @property
+    def only_direct_heads(self) -> bool:
+        """Whether everything but heads of direct targets is frozen."""
+        return self.hypers["finetune"].get("train") == "direct_head"
+
+    def _trained_parameters(self) -> List[nn.Parameter]:
+        return [p for p in self.model.backbone.parameters() if p.requires_grad]
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -273,6 +300,11 @@ class Trainer(TrainerInterface[TrainerHypers]):
             if loss.requires_grad:
                 loss.backward()
             total += loss.detach()
+        if (
+            self.hypers["jacobian_symmetry"]
+            and self.progress.steps_in_stage % symmetry.INTERVAL == 0
+        ):
+            total += self._penalize_asymmetry(frames[-1], terms)
         norm = torch.nn.utils.clip_grad_norm_(
             self._sum_gradients(), self.hypers["grad_clip_norm"]
         )
@@ -289,14 +321,38 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.average.update_parameters(self.model.backbone)
         return total
 
+    def _penalize_asymmetry(self, frame: Frame, terms: List[Term]) -> Tensor:
+        """Add gradients of the penalty on the curl of direct forces.
+
+        :return: its value on this process.
+        """
+        total = torch.zeros(1, device=self.processes.device)
+        seed = int(self.progress.seed or 0) + self.progress.steps_in_stage
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        direction = torch.randn(
+            frame.positions.shape, dtype=torch.float64, generator=generator
+        )
+        weight = symmetry.INTERVAL * self.hypers["jacobian_symmetry"]
+        for mine in self.processes.share([frame], from_last=True):
+            for term in terms:
+                if self.model.kinds.get(term.name) != "force":
+                    continue
+                penalty = symmetry.asymmetry_penalty(
+                    self.model.backbone, mine, term.name, direction
+                )
+                loss = weight * term.weight * penalty / term.spread**2
+                loss.backward()
+                total += loss.detach()
+        return total
+
     def _sum_gradients(self) -> List[nn.Parameter]:
         """Sum gradients over processes.
 
-        :return: all parameters; those that no frame touched have a gradient of zero,
-            so that every process takes the same step, and one process the step of
-            several.
+        :return: all trained parameters; those that no frame touched have a gradient of
+            zero, so that every process takes the same step, and one process the step
+            of several.
         """
-        parameters = list(self.model.backbone.parameters())
+        parameters = self._trained_parameters()
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

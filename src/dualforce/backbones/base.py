@@ -95,6 +95,18 @@ class Backbone(nn.Module, ABC):
         :param n_properties: number of properties of the target.
         """
 
+    def head_parameters(self, names: List[str]) -> List[nn.Parameter]:
+        """Parameters that belong to some outputs only.
+
+        :param names: names of the targets.
+        """
+        parts = [f".{name}." for name in names]
+        return [
+            parameter
+            for key, parameter in self.named_parameters()
+            if any(part in key for part in parts)
+        ]
+
     @abstractmethod
     def predict(self, graph: Graph, outputs: List[str]) -> Dict[str, Tensor]:
         """Raw predictions for a graph of plain tensors."""

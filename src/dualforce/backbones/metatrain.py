@@ -146,6 +146,9 @@ class MetatrainBackbone(Backbone):
             names.append(inner)
         self.inner_names[name] = inner
 
+    def head_parameters(self, names: List[str]) -> List[nn.Parameter]:
+        return super().head_parameters([self.inner_names[name] for name in names])
+
     def _system(self, graph: Graph, index: int, vectors: Tensor) -> System:
         atoms = torch.nonzero(graph.system == index).reshape(-1)
         first, n_atoms = int(atoms[0]), atoms.shape[0]

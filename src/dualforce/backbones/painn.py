@@ -87,7 +87,11 @@ class Update(nn.Module):
         u, v = self.mix(x.vectors).chunk(2, dim=-1)
         # The small constant keeps the second derivative finite where vectors vanish.
         norms = torch.sqrt((v * v).sum(1) + 1e-6)
-        a, b, c = self.gates(torch.cat([x.scalars, norms], dim=-1)).chunk(3, dim=-1)
+        gates = self.gates(torch.cat([x.scalars, norms], dim=-1))
+        # Not by `chunk`, whose gradient TorchScript gets wrong where a part is not used
+        # (the last one, in models without direct forces).
+        gates = gates.unflatten(-1, [3, -1])
+        a, b, c = gates[:, 0], gates[:, 1], gates[:, 2]
         return NodeFeatures(
             x.scalars + a + b * (u * v).sum(1), x.vectors + u * c.unsqueeze(1)
         )

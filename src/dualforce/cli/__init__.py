@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ..dynamics import RunFailedError
+from .combine import combine
 from .diagnose import diagnose
 from .inputs import inputs
 from .md import md
@@ -32,6 +33,7 @@ def main() -> None:
     logging.captureWarnings(True)
 
 
+main.add_command(combine)
 main.add_command(diagnose)
 main.add_command(inputs)
 main.add_command(md)

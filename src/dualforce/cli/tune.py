@@ -82,8 +82,8 @@ def tune(
             seed=seed,
             progress=progress,
         )
-    click.echo(_table(result))
-    click.echo(_advice(result, tolerance))
+    click.echo(table(result))
+    click.echo(advice(result, tolerance))
     if output is not None:
         settings = {
             "model": model,
@@ -92,7 +92,7 @@ def tune(
             "timestep_fs": timestep,
             "tolerance_meV_per_atom_per_ps": tolerance,
         }
-        _write(result, Path(output), settings)
+        write(result, Path(output), settings)
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
@@ -110,7 +110,7 @@ def _estimate(estimate: tuple[float, float]) -> str:
     return f"{estimate[0]:.2f} ± {estimate[1]:.2f}"
 
 
-def _table(result: Tuning) -> str:
+def table(result: Tuning) -> str:
     """The candidates, one a line."""
     first = result.candidates[0].ms_per_step
     header = (
@@ -150,7 +150,7 @@ def _table(result: Tuning) -> str:
     )
 
 
-def _advice(result: Tuning, tolerance: float) -> str:
+def advice(result: Tuning, tolerance: float) -> str:
     """What to do, in a sentence or two."""
     rows = result.candidates
     shortest = min(row.length_ps for row in rows if not row.verdict.startswith("fail"))
@@ -183,7 +183,8 @@ def _advice(result: Tuning, tolerance: float) -> str:
     return "\n".join(lines)
 
 
-def _write(result: Tuning, folder: Path, settings: dict[str, object]) -> None:
+def write(result: Tuning, folder: Path, settings: dict[str, object]) -> None:
+    """Write table and plot into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings} | dataclasses.asdict(result)
     (folder / TABLE).write_text(json.dumps(content, indent=2) + "\n")

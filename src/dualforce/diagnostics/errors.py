@@ -16,13 +16,17 @@ LABELS = "labels"
 
 
 def evaluate_frames(
-    force: ForceField, frames: Sequence[ase.Atoms], progress: Progress = silent
+    force: ForceField,
+    frames: Sequence[ase.Atoms],
+    progress: Progress = silent,
+    numbers: Optional[Sequence[int]] = None,
 ) -> List[Evaluation]:
     """Forces, and energies where there are any, of structures.
 
     :param force: the force.
     :param frames: structures; what their calculators hold are labels.
     :param progress: told the part that is done.
+    :param numbers: of the frames where they come from, for messages.
     :raises ValueError, RuntimeError, FloatingPointError: as the force does, with the
         number of the frame.
     """
@@ -31,7 +35,8 @@ def evaluate_frames(
         try:
             results.append(force.evaluate(atoms))
         except (ValueError, RuntimeError, FloatingPointError) as error:
-            raise type(error)(f"frame {index} (counted from 0): {error}") from error
+            number = index if numbers is None else numbers[index]
+            raise type(error)(f"frame {number} (counted from 0): {error}") from error
         progress((index + 1) / len(frames))
     return results
 

@@ -283,8 +283,12 @@ class _Study:
     def _predict(self, kind: str, progress: Progress) -> List[Evaluation]:
         """For the frames, once."""
         if kind not in self._predicted:
-            force, frames = self._subject.forces[kind], self._structures.frames
-            self._predicted[kind] = evaluate_frames(force, frames, progress)
+            self._predicted[kind] = evaluate_frames(
+                self._subject.forces[kind],
+                self._structures.frames,
+                progress,
+                self._structures.frame_indices,
+            )
         return self._predicted[kind]
 
     def _symmetries(self, kind: str) -> _Task:

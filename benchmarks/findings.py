@@ -1,0 +1,204 @@
+"""Figures of a report beside those of the paper (arXiv:2412.11569).
+
+    dualforce diagnose MODEL STRUCTURES --preset full -o REPORT
+    python benchmarks/findings.py REPORT
+
+Reads ``REPORT/report.json``, writes ``docs/diagnostics.md`` and its picture.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+COLORS = {"direct": "#D55E00", "conservative": "#0072B2", "MTS": "#009E73"}
+Results = Dict[str, List[Dict[str, Any]]]
+
+
+def read(folder: Path) -> Tuple[Dict[str, Any], Results]:
+    """The first model of a report, and its results by kind of task."""
+    report = json.loads((folder / "report.json").read_text())
+    results: Results = {}
+    for entry in report["models"][0]["entries"]:
+        if entry["status"] == "done":
+            results.setdefault(entry["task"].split("/")[0], []).append(entry["result"])
+    return report, results
+
+
+def label_of(run: Dict[str, Any]) -> str:
+    """How a run is called."""
+    name = f"M = {run['n_inner']}" if run["forces"] == "MTS" else run["forces"]
+    if "thermostat" in run:
+        kind = "SVR" if run["thermostat"] == "svr" else "Langevin"
+        name += f", {kind} {run['tau_fs']:g} fs"
+    return name
+
+
+def draw_pairs(axes: Axes, results: Results) -> None:
+    """Asymmetry of pairs against distance."""
+    (asymmetry,) = (r for r in results["asymmetry"] if r["kind"] == "direct")
+    for elements in sorted({each["elements"] for each in asymmetry["pairs"]}):
+        bins = [each for each in asymmetry["pairs"] if each["elements"] == elements]
+        x, y = [b["distance"] for b in bins], [b["asymmetry"] for b in bins]
+        axes.plot(x, y, ".-", label=elements)
+    axes.set(
+        xlabel="distance, Å", ylabel="asymmetry of pairs", ylim=(0, 1), xlim=(0, None)
+    )
+
+
+def draw_heating(axes: Axes, results: Results) -> None:
+    """Temperature at constant energy."""
+    styles = {2: ":", 4: "-.", 8: "-", 16: "--"}
+    for run in results["nve"]:
+        style = styles.get(run["n_inner"], "-")
+        x, y = run["times"], run["temperature"]
+        axes.plot(x, y, style, color=COLORS[run["forces"]], label=label_of(run), lw=1)
+    axes.set(
+        xlabel="time, ps", ylabel="temperature, K (constant energy)", ylim=(200, 600)
+    )
+
+
+def draw_temperatures(axes: Axes, results: Results) -> None:
+    """Temperatures of the elements under thermostats."""
+    runs = results["nvt"]
+    for row, run in enumerate(runs):
+        for name, marker in (("all", "|"), ("H", "o"), ("O", "s")):
+            value, error = run["deviation"][name]
+            color = COLORS[run["forces"]]
+            axes.errorbar(value, row, xerr=error, fmt=marker, color=color, ms=6)
+    axes.axvline(0.0, color="k", lw=0.5)
+    axes.set_yticks(range(len(runs)), [label_of(run) for run in runs], fontsize=8)
+    axes.set(xlabel="temperature − 300 K (| all, ○ H, □ O)", xscale="symlog")
+
+
+def draw_diffusion(axes: Axes, results: Results) -> None:
+    """Diffusion coefficient of oxygen."""
+    runs = [run for run in results["nvt"] if run["diffusion"].get("O")]
+    for row, run in enumerate(runs):
+        value, error = run["diffusion"]["O"]
+        axes.barh(row, value, xerr=error, color=COLORS[run["forces"]])
+    axes.set_yticks(range(len(runs)), [label_of(run) for run in runs], fontsize=8)
+    axes.set(xlabel="diffusion of O, Å²/ps")
+
+
+def draw_relaxations(axes: Axes, results: Results) -> None:
+    """Converged relaxations."""
+    rates = results.get("relaxation", [])
+    for row, rate in enumerate(rates):
+        share = 100.0 * rate["converged"] / rate["n_runs"]
+        axes.barh(row, share, color=COLORS[rate["forces"]])
+        axes.text(
+            share + 2, row, f"{rate['converged']} of {rate['n_runs']}", va="center"
+        )
+    names = [f"{rate['forces']}, {rate['optimizer']}" for rate in rates]
+    axes.set_yticks(range(len(rates)), names, fontsize=8)
+    axes.set(xlabel="relaxations converged, %", xlim=(0, 119))
+
+
+PANELS: Tuple[Callable[[Axes, Results], None], ...] = (
+    draw_pairs,
+    draw_heating,
+    draw_temperatures,
+    draw_diffusion,
+    draw_relaxations,
+)
+
+
+def picture(results: Results, path: Path) -> None:
+    """All panels."""
+    figure, grid = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
+    for axes, draw in zip(grid.flat, PANELS, strict=False):
+        draw(axes, results)
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    grid.flat[-1].axis("off")
+    figure.savefig(path, dpi=110)
+
+
+def rows(results: Results) -> List[str]:
+    """The table: what, the paper's, ours."""
+    lines = ["| figure | paper | here |", "|---|---|---|"]
+    for each in results["asymmetry"]:
+        theirs = "0.004 to 0.032" if each["kind"] == "direct" else "0"
+        value = f"{each['value']:.2g}"
+        lines.append(f"| λ, {each['kind']} force | {theirs} | {value} |")
+    for run in results["nve"]:
+        theirs = {"direct": "heats, 7 K/ps (PET)", "MTS": "no drift at M = 8"}
+        drift, heating = run["drift"], run["heating"]
+        ours = (
+            f"{drift[0]:.3g} ± {drift[1]:.1g} meV/atom/ps, "
+            f"{heating[0]:.2g} ± {heating[1]:.1g} K/ps, {run['times'][-1]:.1f} ps"
+        )
+        name, their = label_of(run), theirs.get(run["forces"], "no drift")
+        lines.append(f"| constant energy, {name} | {their} | {ours} |")
+    for run in results["nvt"]:
+        values = (f"{k} {v:+.1f} ± {e:.1f}" for k, (v, e) in run["deviation"].items())
+        key = (run["forces"], run["thermostat"], round(run["tau_fs"]))
+        their = PAPER_TEMPERATURES.get(key, "–")
+        ours = f"{', '.join(values)}; {run['length_ps']:.1f} ps"
+        lines.append(f"| T − 300 K, {label_of(run)} | {their} | {ours} |")
+    for run in results["nvt"]:
+        if run["diffusion"].get("O"):
+            value, error = run["diffusion"]["O"]
+            key = (run["forces"], run["thermostat"], round(run["tau_fs"]))
+            their = PAPER_SLOWING.get(key, "–")
+            ours = f"{value:.3f} ± {error:.3f} Å²/ps"
+            lines.append(f"| diffusion of O, {label_of(run)} | {their} | {ours} |")
+    for rate in results.get("relaxation", []):
+        their = {"direct": "52 % (PET)", "conservative": "58 % (PET)"}[rate["forces"]]
+        their = their if rate["optimizer"] == "LBFGS" else "–"
+        ours = f"{rate['converged']} of {rate['n_runs']}"
+        name = f"{rate['optimizer']}, {rate['forces']}"
+        lines.append(f"| relaxations converged, {name} | {their} | {ours} |")
+    return lines
+
+
+PAPER_TEMPERATURES = {
+    ("conservative", "svr", 10): "all +0.1, H −0.4, O +1.0",
+    ("direct", "svr", 10): "all +0.3, H −4.4, O +9.9",
+    ("MTS", "svr", 10): "M = 8: all 0.0, H −0.1, O +0.1",
+    ("direct", "langevin", 1000): "all +12.8, H +11.2, O +16.2",
+    ("direct", "langevin", 100): "all +1.4, H +1.3, O +1.6",
+    ("direct", "langevin", 10): "all +0.1, H 0.0, O +0.2",
+}
+PAPER_SLOWING = {
+    ("direct", "langevin", 100): "1.5 times slower",
+    ("direct", "langevin", 10): "5 times slower",
+}
+
+
+def main() -> None:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("report", type=Path)
+    folder = parser.parse_args().report
+    report, results = read(folder)
+    picture(results, DOCS / "diagnostics.png")
+    text = (
+        (DOCS / "diagnostics.md").read_text()
+        if (DOCS / "diagnostics.md").exists()
+        else ""
+    )
+    before = text.split("\n| figure |")[0].rstrip()
+    after = text.partition("\n\n## ")
+    tail = f"\n\n## {after[2]}" if after[1] else "\n"
+    (DOCS / "diagnostics.md").write_text(
+        before + "\n\n" + "\n".join(rows(results)) + tail
+    )
+    print("\n".join(rows(results)))
+    print(report["models"][0]["headline"]["text"])
+
+
+if __name__ == "__main__":
+    main()

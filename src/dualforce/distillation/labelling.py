@@ -1,0 +1,201 @@
+"""Labels from a teacher: computed once, kept in a file, resumed after an interrupt."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import ase
+import ase.io
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from tqdm import tqdm
+
+from .teacher import Teacher
+
+
+DIGEST, ORIGIN = "structure_digest", "origin"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a teacher says about a structure."""
+
+    energy: float
+    """In eV."""
+    forces: np.ndarray
+    """In eV/Å, shape ``[n_atoms, 3]``."""
+    stress: Optional[np.ndarray] = None
+    """In eV/Å^3, shape ``[3, 3]``; none without a volume."""
+
+
+@dataclass
+class Labelling:
+    """Labels of some structures, in their order."""
+
+    labels: List[Optional[Label]]
+    """None where the teacher failed."""
+    failures: List[Tuple[int, str]] = field(default_factory=list)
+    """Frames it failed on, and why."""
+
+
+def digest(atoms: ase.Atoms) -> str:
+    """What two structures have in common only if they are the same, in every bit."""
+    content = hashlib.sha256()
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()[:24]
+
+
+class LabelStore:
+    """Labelled structures in an extended XYZ file, found by their digest.
+
+    Structures are added at the end, one by one; one that was cut off by an interrupt is
+    removed when the file is opened.
+
+    :param path: the file, made when the first structure is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.frames: Dict[str, ase.Atoms] = {}
+        if path.exists():
+            _remove_unfinished(path)
+        if path.exists() and path.stat().st_size:
+            for atoms in ase.io.iread(path, index=":", format="extxyz"):
+                self.frames[str(atoms.info[DIGEST])] = atoms
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def find(self, atoms: ase.Atoms) -> Optional[Label]:
+        """The label of a structure, or none."""
+        frame = self.frames.get(digest(atoms))
+        return None if frame is None else label_of(frame)
+
+    def add(self, atoms: ase.Atoms, label: Label, origin: str = "") -> None:
+        """Keep a label.
+
+        :param atoms: the structure.
+        :param label: its label.
+        :param origin: where the structure is from, if not from a file of the user.
+        """
+        frame = ase.Atoms(
+            atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc
+        )
+        frame.info = {DIGEST: digest(atoms), ORIGIN: origin or "file"}
+        stress = None
+        if label.stress is not None:
+            stress = label.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        results = {"energy": label.energy, "forces": label.forces, "stress": stress}
+        frame.calc = SinglePointCalculator(
+            frame, **{k: v for k, v in results.items() if v is not None}
+        )
+        text = io.StringIO()
+        ase.io.write(text, frame, format="extxyz")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(text.getvalue())
+        self.frames[frame.info[DIGEST]] = frame
+
+
+def label_of(frame: ase.Atoms) -> Label:
+    """The label that a stored structure carries."""
+    results = frame.calc.results
+    stress = results.get("stress")
+    if stress is not None:
+        xx, yy, zz, yz, xz, xy = stress
+        stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    return Label(float(results["energy"]), results["forces"], stress)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Cut the file after its last whole structure."""
+    complete = 0
+    with path.open("rb") as file:
+        while True:
+            lines = [file.readline()]
+            if not lines[0].strip().isdigit():
+                break
+            lines += [file.readline() for _ in range(int(lines[0]) + 1)]
+            if not lines[-1].endswith(b"\n"):
+                break
+            complete = file.tell()
+    if complete != path.stat().st_size:
+        logging.warning(
+            f"{path} ends with an unfinished structure, which will be labelled again"
+        )
+        with path.open("r+b") as file:
+            file.truncate(complete)
+
+
+def label_one(atoms: ase.Atoms, teacher: Teacher) -> Label:
+    """Evaluate the teacher.
+
+    :raises FloatingPointError: if energy or forces are not finite.
+    :raises Exception: whatever the calculator raises.
+    """
+    calculator, copy = teacher.calculator, atoms.copy()
+    copy.calc = calculator
+    energy = float(copy.get_potential_energy())
+    forces = np.array(copy.get_forces(apply_constraint=False))
+    stress = None
+    if copy.pbc.all() and "stress" in calculator.implemented_properties:
+        stress = np.array(copy.get_stress(voigt=False, apply_constraint=False))
+    if not np.isfinite(energy):
+        raise FloatingPointError(f"the energy is {energy}")
+    wrong = np.flatnonzero(~np.isfinite(forces).all(1))
+    if len(wrong):
+        raise FloatingPointError(f"the force on atom {wrong[0]} is not finite")
+    if stress is not None and not np.isfinite(stress).all():
+        raise FloatingPointError("the stress is not finite")
+    return Label(energy, forces, stress)
+
+
+def label_frames(
+    frames: Sequence[ase.Atoms], teacher: Teacher, store: LabelStore, where: str
+) -> Labelling:
+    """Label structures; those that have been labelled before are not computed again.
+
+    :param frames: the structures.
+    :param teacher: the teacher.
+    :param store: where labels are kept.
+    :param where: where the structures are from, for messages.
+    :raises ValueError: if the teacher does not know an element, or fails on all frames.
+    """
+    teacher.check_elements(frames, where)
+    result = Labelling([store.find(atoms) for atoms in frames])
+    missing = [i for i, label in enumerate(result.labels) if label is None]
+    logging.info(
+        f"{where}: {len(frames) - len(missing)} of {len(frames)} frames are labelled "
+        f"in {store.path}, {teacher.name} labels {len(missing)}"
+    )
+    for index in tqdm(missing, desc="labels", unit=" frames", disable=None):
+        try:
+            label = label_one(frames[index], teacher)
+        except Exception as error:  # calculators raise whatever they like
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            result.failures.append((index, reason[-1]))
+            continue
+        store.add(frames[index], label)
+        result.labels[index] = label
+    _report_failures(result, where)
+    return result
+
+
+def _report_failures(result: Labelling, where: str) -> None:
+    if not result.failures:
+        return
+    listed = "; ".join(f"frame {i}: {reason}" for i, reason in result.failures[:5])
+    if len(result.failures) > 5:
+        numbers = ", ".join(str(i) for i, _ in result.failures[5:])
+        listed += f"; and frames {numbers}"
+    if len(result.failures) == len(result.labels):
+        raise ValueError(f"{where}: the teacher fails on every frame ({listed})")
+    logging.warning(
+        f"{where}: the teacher fails on {len(result.failures)} of {len(result.labels)} "
+        f"frames, which are left out ({listed})"
+    )
