@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from learning_curves import LABELS, finish, read_log, start  # noqa: E402
 
 
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 FILES = {
     "water": ("water-pbe0ts.xyz", 280, 320),
     "acetylacetone": ("acetylacetone-300K.xyz", 450, 500),
@@ -199,7 +200,7 @@ def main() -> None:
         "--recipes", choices=RECIPES, nargs="*", default=[MIXED, CONSERVATIVE]
     )
     parser.add_argument("--work", type=Path, default=Path("outputs/recipes"))
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
     stored = arguments.out / "recipes.json"
     results: Dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
