@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dualforce.architecture import __model__ as DualForce
 from dualforce.architecture.model import NAME
+from dualforce.architecture.pair_fit import polynomials
+from dualforce.architecture.pair_potential import PairPotential
 
 
 BACKBONES = ("painn", "pet", "soap_bpnn")
@@ -86,7 +88,8 @@ def make_model(
     info: Optional[DatasetInfo] = None,
     **options: Any,
 ) -> Any:
-    """A small model with random weights, scales and baselines, for evaluation.
+    """A small model with random weights, scales, baselines and pair potentials, for
+    evaluation.
 
     :param backbone: name of the network.
     :param dtype: precision of the network.
@@ -99,8 +102,20 @@ def make_model(
         calibration.scale.fill_(0.7 if model.kinds[name] == "scalar" else 1.3)
         if model.kinds[name] == "scalar":
             calibration.baseline.copy_(torch.randn_like(calibration.baseline))
+    if isinstance(model.pair_potential, PairPotential):
+        for table in model.pair_potential.coefficients:
+            table.copy_(random_splines(model.pair_potential))
+        model.use_pair_potential()
     model.network_to(torch.device("cpu"), dtype)
     return model.eval()
+
+
+def random_splines(potential: PairPotential) -> Tensor:
+    """Smooth curves of the distance, of about an eV."""
+    grid = np.linspace(0.0, 3.0, potential.n_intervals)
+    phases = 1.0 + np.arange(potential.n_pairs)[:, None]
+    decay = np.linspace(1.0, 0.0, potential.n_intervals)
+    return polynomials(potential, (np.cos(grid * phases) * decay).reshape(-1))
 
 
 def random_cell(
@@ -172,3 +187,8 @@ def predict(model: Any, atoms: Atoms, **options: Any) -> Dict[str, Tensor]:
     """Values of outputs for one structure, without gradients."""
     with torch.no_grad():
         return evaluate(model, [as_system(model, atoms)], **options)
+
+
+def energy_of(model: Any, atoms: Atoms) -> float:
+    """Energy of a structure."""
+    return float(predict(model, atoms, names=[ENERGY])[ENERGY])

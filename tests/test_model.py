@@ -13,6 +13,7 @@ from helpers import (
     STRESS,
     as_system,
     energy_info,
+    energy_of,
     evaluate,
     make_model,
     predict,
@@ -38,11 +39,6 @@ NAMES = (ENERGY, FORCE, STRESS)
 def assert_same(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> None:
     """Compare values of order one."""
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def energy_of(model: Any, atoms: Atoms) -> float:
-    """Energy of a structure."""
-    return float(predict(model, atoms, names=[ENERGY])[ENERGY])
 
 
 def gradients(model: Any, atoms: Atoms) -> Tuple[Tensor, Tensor]:
@@ -366,13 +362,14 @@ def test_repulsion_is_that_of_metatrain() -> None:
     assert difference == pytest.approx(expected, rel=1e-6)
 
 
-def test_direct_repulsion_is_its_derivative() -> None:
-    """Direct force and stress contain the derivative of the repulsion."""
-    model, without = make_model(zbl=True), make_model()
+@pytest.mark.parametrize("option", ["zbl", "pair_potential"])
+def test_direct_targets_contain_derivatives_of_pairs(option: str) -> None:
+    """Direct force and stress contain the derivative of what the energy contains."""
+    model, without = make_model(**{option: True}), make_model(**{option: False})
     atoms = random_cell(20, 5.0, min_distance=0.6)
 
-    class RepulsionAlone(torch.nn.Module):
-        """The repulsive part of the energy."""
+    class PairsAlone(torch.nn.Module):
+        """The part of the energy that is a sum over pairs."""
 
         requested_neighbor_lists = model.requested_neighbor_lists
 
@@ -381,9 +378,10 @@ def test_direct_repulsion_is_its_derivative() -> None:
             energy.block().values[:] -= without(systems, outputs)[ENERGY].block().values
             return {ENERGY: energy}
 
-    with_zbl, plain = predict(model, atoms), predict(without, atoms)
-    force, stress = ((with_zbl[n] - plain[n]).squeeze(-1) for n in (FORCE, STRESS))
-    alone = RepulsionAlone()
+    complete, plain = predict(model, atoms), predict(without, atoms)
+    force, stress = ((complete[n] - plain[n]).squeeze(-1) for n in (FORCE, STRESS))
+    alone = PairsAlone()
+    assert abs(energy_of(model, atoms) - energy_of(without, atoms)) > 1e-2
     for atom, axis in ((0, 0), (7, 1), (19, 2)):
         expected = finite_force(alone, atoms, atom, axis)
         assert abs(float(force[atom, axis]) - expected) < 1e-6 * float(

@@ -16,7 +16,9 @@ from .calibration import Calibration
 from .data import Frame, count_labels
 from .losses import Term, loss_kind
 from .model import DualForce
-from .repulsion import Repulsion
+from .pair_fit import fit_pair_potential
+from .pair_potential import PairPotential
+from .pairs import PairTerm
 from .stages import Stage
 from .targets import FORCE, FORCES_GRADIENT, STRESS, VIRIAL_GRADIENT
 
@@ -97,11 +99,53 @@ def _rms(frames: List[Frame], name: str, per_atom: bool) -> Optional[float]:
     return rms if rms > 0.0 else None
 
 
+def remove_pair_terms(model: DualForce, frames: List[Frame]) -> List[Frame]:
+    """Subtract repulsion and pair potential from labels."""
+    for term, names in (
+        (model.repulsion, model.repelled),
+        (model.pair_potential, model.paired),
+    ):
+        if isinstance(term, PairTerm) and names:
+            frames = [_remove_pair_term(model, term, names, frame) for frame in frames]
+    return frames
+
+
+def _remove_pair_term(
+    model: DualForce, term: PairTerm, names: List[str], frame: Frame
+) -> Frame:
+    system = System(
+        types=frame.types.to(torch.int32),
+        positions=frame.positions,
+        cell=frame.cell,
+        pbc=frame.pbc,
+    )
+    system = get_system_with_neighbor_lists(system, [term.neighbor_list])
+    systems = [system.to(device=model.interface.device)]
+    volume = torch.abs(torch.det(frame.cell))
+    labels = dict(frame.labels)
+    for name, values in frame.labels.items():
+        target = _target_of(name)
+        if target not in names:
+            continue
+        kind = _kind_of_label(name, model)
+        part = term.contribution(target, kind, systems).cpu()
+        if name not in model.per_atom():
+            part = part.sum(0, keepdim=True)
+        labels[name] = values - (part * volume if kind == "stress" else part)
+    return replace(frame, labels=labels)
+
+
+def _kind_of_label(name: str, model: DualForce) -> str:
+    if name.endswith(FORCES_GRADIENT):
+        return "force"
+    return "stress" if name.endswith(VIRIAL_GRADIENT) else model.kinds[name]
+
+
 def remove_baseline(model: DualForce, frames: List[Frame]) -> List[Frame]:
-    """Subtract from labels what the network need not learn: baseline and repulsion."""
+    """Subtract from labels what the network need not learn: baseline and pairs."""
     types = torch.tensor(model.atomic_types)
     out = []
-    for frame in frames:
+    for frame in remove_pair_terms(model, frames):
         index = (frame.types.unsqueeze(1) == types).to(torch.long).argmax(1)
         labels = dict(frame.labels)
         for name in model.calibrations:
@@ -111,41 +155,27 @@ def remove_baseline(model: DualForce, frames: List[Frame]) -> List[Frame]:
                 if model.targets[name].sample_kind == "system":
                     baseline = baseline.sum(0, keepdim=True)
                 labels[name] = labels[name] - baseline
-        frame = replace(frame, labels=labels)
-        if isinstance(model.repulsion, Repulsion):
-            frame = _remove_repulsion(model, model.repulsion, frame)
-        out.append(frame)
+        out.append(replace(frame, labels=labels))
     return out
 
 
-def _remove_repulsion(model: DualForce, repulsion: Repulsion, frame: Frame) -> Frame:
-    system = System(
-        types=frame.types.to(torch.int32),
-        positions=frame.positions,
-        cell=frame.cell,
-        pbc=frame.pbc,
-    )
-    system = get_system_with_neighbor_lists(system, [repulsion.neighbor_list])
-    device = repulsion.zbl.covalent_radii.device
-    systems = [system.to(device=device)]
-    volume = torch.abs(torch.det(frame.cell))
-    labels = dict(frame.labels)
-    for energy in model.energies:
-        if energy.name not in repulsion.energy_names:
-            continue
-        forces = repulsion.forces("", systems).cpu()
-        virial = repulsion.stresses("", systems).cpu().sum(0, keepdim=True) * volume
-        total = repulsion.energies(energy.name, systems).cpu().sum(0, keepdim=True)
-        for name, value in (
-            (energy.name, total),
-            (energy.name + FORCES_GRADIENT, forces),
-            (energy.name + VIRIAL_GRADIENT, virial),
-            (energy.force, forces),
-            (energy.stress, virial),
-        ):
-            if name in labels:
-                labels[name] = labels[name] - value
-    return replace(frame, labels=labels)
+def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
+    """Fit the pair potentials of new energies, or direct forces, that have labels."""
+    potential = model.pair_potential
+    if not isinstance(potential, PairPotential):
+        return
+    counts = count_labels(frames)
+    residuals = remove_pair_terms(model, frames)
+    for group in model.force_groups():
+        labels = [group[0] + FORCES_GRADIENT, *group]
+        known = [
+            label
+            for label in labels
+            if label in counts and _kind_of_label(label, model) == "force"
+        ]
+        if group[0] in new and known:
+            fit_pair_potential(potential, group[0], known[0], residuals)
+    model.use_pair_potential()
 
 
 def fit_calibration(
@@ -167,8 +197,10 @@ def fit_calibration(
         if name not in counts:
             raise ValueError(f"no frame of the training set has a label for '{name}'")
     energies = [energy.name for energy in model.energies if energy.name in new_targets]
+    fit_pairs(model, new_targets, frames)
+    without_pairs = remove_pair_terms(model, frames)
     for name in energies:
-        baseline = fit_baseline(model, name, frames, atomic_baseline)
+        baseline = fit_baseline(model, name, without_pairs, atomic_baseline)
         calibration_of(model, name).baseline.copy_(baseline)
     model.fitted = list(model.targets)
     if not scale_targets:

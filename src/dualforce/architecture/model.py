@@ -25,9 +25,13 @@ from ..backbones import Backbone, make_backbone
 from . import checkpoints
 from .calibration import Calibration
 from .documentation import ModelHypers
-from .repulsion import NoRepulsion, Repulsion
+from .pair_potential import PairPotential
+from .pairs import NoPairTerm
+from .repulsion import Repulsion
 from .targets import (
+    FORCE,
     FORCES_GRADIENT,
+    STRESS,
     pair_energies,
     target_kind,
     with_direct_targets,
@@ -63,6 +67,7 @@ class DualForce(ModelInterface[ModelHypers]):
     output_names: List[str]
     kinds: Dict[str, str]
     repelled: List[str]
+    paired: List[str]
     key_labels: Dict[str, Labels]
     component_labels: Dict[str, List[Labels]]
     property_labels: Dict[str, Labels]
@@ -74,9 +79,14 @@ class DualForce(ModelInterface[ModelHypers]):
         self.backbone: Backbone = make_backbone(
             hypers, self.atomic_types, dataset_info.length_unit
         )
-        self.repulsion: NoRepulsion | Repulsion = NoRepulsion()
+        self.repulsion: NoPairTerm | Repulsion = NoPairTerm()
         if hypers["zbl"]:
             self.repulsion = Repulsion(self.atomic_types, dataset_info)
+        self.pair_potential: NoPairTerm | PairPotential = NoPairTerm()
+        if hypers["pair_potential"]:
+            self.pair_potential = PairPotential(
+                self.atomic_types, self.backbone.requested_neighbor_lists()[0]
+            )
         # Engines exchange data in the precision of this buffer. It stays in double
         # precision when the network computes in single: a total of many thousand eV
         # would otherwise be rounded.
@@ -90,6 +100,7 @@ class DualForce(ModelInterface[ModelHypers]):
         self.output_names = []
         self.kinds = {}
         self.repelled = []
+        self.paired = []
         self.key_labels = {}
         self.component_labels = {}
         self.property_labels = {}
@@ -114,6 +125,32 @@ class DualForce(ModelInterface[ModelHypers]):
                 if energy.name in self.repulsion.energy_names:
                     names = (energy.name, energy.force, energy.stress)
                     self.repelled += [n for n in names if n and n not in self.repelled]
+
+        if isinstance(self.pair_potential, PairPotential):
+            for group in self.force_groups():
+                self.pair_potential.add(group)
+            self.use_pair_potential()
+
+    @torch.jit.unused
+    def force_groups(self) -> List[List[str]]:
+        """Targets that belong to the same forces: an energy with its direct targets, or
+        a direct force on its own."""
+        groups = [
+            [n for n in (e.name, e.force, e.stress) if n is not None]
+            for e in self.energies
+        ]
+        claimed = {name for group in groups for name in group}
+        for name, kind in self.kinds.items():
+            if kind == "force" and name not in claimed:
+                stress = name.replace(FORCE, STRESS)
+                groups.append([n for n in (name, stress) if n in self.targets])
+        return groups
+
+    @torch.jit.unused
+    def use_pair_potential(self) -> None:
+        """Add the pair potential to what it has been fitted for."""
+        if isinstance(self.pair_potential, PairPotential):
+            self.paired = self.pair_potential.fitted()
 
     def _add_target(self, name: str, info: TargetInfo) -> None:
         kind = target_kind(name, info)
@@ -196,7 +233,13 @@ class DualForce(ModelInterface[ModelHypers]):
                 values = calibration(raw[name].to(wide), self.type_index[types])
                 if self.kinds[name] == "stress":
                     values = self._per_volume(values, systems, system_of_atom)
-                values = self._add_repulsion(name, values, systems)
+                kind = self.kinds[name]
+                if name in self.repelled:
+                    values = values + self.repulsion.contribution(name, kind, systems)
+                if name in self.paired:
+                    values = values + self.pair_potential.contribution(
+                        name, kind, systems
+                    )
                 results[name] = self._to_map(
                     name, values, outputs[name].sample_kind, selection, samples, dtype
                 )
@@ -229,20 +272,6 @@ class DualForce(ModelInterface[ModelHypers]):
         )
         values = 0.5 * (values + values.transpose(1, 2))
         return values * inverse[system_of_atom].reshape(-1, 1, 1, 1)
-
-    def _add_repulsion(
-        self, name: str, values: Tensor, systems: List[System]
-    ) -> Tensor:
-        kind = self.kinds[name]
-        if name not in self.repelled:
-            return values
-        if kind == "scalar":
-            return values + self.repulsion.energies(name, systems)
-        if kind == "force":
-            return values + self.repulsion.forces(name, systems)
-        if kind == "stress":
-            return values + self.repulsion.stresses(name, systems)
-        return values
 
     def _to_map(
         self,
@@ -355,6 +384,7 @@ class DualForce(ModelInterface[ModelHypers]):
         model = cls(hypers=data["model_hypers"], dataset_info=data["dataset_info"])
         model.backbone.to(dtype=state["backbone.dtype_reference"].dtype)
         model.load_state_dict(state)
+        model.use_pair_potential()
         model.fitted = list(model.targets)
         model.metadata = merge_metadata(model.metadata, checkpoint.get("metadata"))
         return model

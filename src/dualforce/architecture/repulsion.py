@@ -1,35 +1,14 @@
-"""Repulsion of nuclei at short range, for conservative and direct forces alike."""
+"""Repulsion of nuclei at short range."""
 
 from typing import List, Tuple
 
 import torch
-from metatomic.torch import NeighborListOptions, System
+from metatomic.torch import NeighborListOptions
 from metatrain.utils.additive import ZBL
 from metatrain.utils.data import DatasetInfo
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..backbones import system_edges
-
-
-class NoRepulsion(nn.Module):
-    """Stands where there is no repulsion."""
-
-    interaction_range = 0.0
-
-    def forward(self, systems: List[System]) -> Tensor:
-        return systems[0].positions.new_zeros(1)
-
-    @torch.jit.export
-    def energies(self, name: str, systems: List[System]) -> Tensor:
-        return systems[0].positions.new_zeros(1)
-
-    @torch.jit.export
-    def forces(self, name: str, systems: List[System]) -> Tensor:
-        return systems[0].positions.new_zeros(1)
-
-    @torch.jit.export
-    def stresses(self, name: str, systems: List[System]) -> Tensor:
-        return systems[0].positions.new_zeros(1)
+from .pairs import PairTerm
 
 
 def _screened_coulomb(
@@ -85,11 +64,10 @@ def zbl_pair(
     return inside * energy, inside * (slope + a * r**2 + b * r**3)
 
 
-class Repulsion(nn.Module):
+class Repulsion(PairTerm):
     """The Ziegler-Biersack-Littmark potential of metatrain, with its analytic forces.
 
-    The direct force needs the repulsion as well, and must get it without a backward
-    pass: the derivative is in closed form. Radii and range are those of metatrain.
+    Radii and range are those of metatrain.
 
     :param atomic_types: atomic numbers.
     :param dataset_info: targets; the repulsion is added to energies in eV.
@@ -99,19 +77,18 @@ class Repulsion(nn.Module):
     energy_names: List[str]
 
     def __init__(self, atomic_types: List[int], dataset_info: DatasetInfo) -> None:
-        super().__init__()
+        info = DatasetInfo(
+            length_unit=dataset_info.length_unit, atomic_types=atomic_types, targets={}
+        )
+        zbl = ZBL({}, info)
+        super().__init__(
+            NeighborListOptions(zbl.cutoff_radius, full_list=True, strict=True)
+        )
+        self.zbl = zbl
         self.energy_names = []
         self.add_energies(dataset_info)
         if not self.energy_names:
             raise ValueError("`zbl: true` needs an energy target in eV")
-        info = DatasetInfo(
-            length_unit=dataset_info.length_unit, atomic_types=atomic_types, targets={}
-        )
-        self.zbl = ZBL({}, info)
-        self.interaction_range = self.zbl.cutoff_radius
-        self.neighbor_list = NeighborListOptions(
-            self.zbl.cutoff_radius, full_list=True, strict=True
-        )
 
     @torch.jit.unused
     def add_energies(self, dataset_info: DatasetInfo) -> None:
@@ -121,78 +98,12 @@ class Repulsion(nn.Module):
                 self.energy_names.append(name)
 
     def pair_energies(
-        self, types_i: Tensor, types_j: Tensor, distances: Tensor
+        self, name: str, types_i: Tensor, types_j: Tensor, distances: Tensor
     ) -> Tuple[Tensor, Tensor]:
-        """Energy of each directed pair (half of the pair's) and its derivative with
-        respect to the distance, both of shape ``[n_edges]``."""
+        """See :class:`.pairs.PairTerm`; the same for all energies."""
         radii = self.zbl.covalent_radii.to(distances.dtype)
         index = self.zbl.species_to_index.to(torch.long)
         cutoff = radii[index[types_i]] + radii[index[types_j]]
         zi, zj = types_i.to(distances.dtype), types_j.to(distances.dtype)
         energies, slopes = zbl_pair(zi, zj, distances, cutoff)
         return 0.5 * energies, 0.5 * slopes
-
-    def _edges(self, systems: List[System]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        vectors: List[Tensor] = []
-        centers: List[Tensor] = []
-        energies: List[Tensor] = []
-        slopes: List[Tensor] = []
-        n_atoms = 0
-        for system in systems:
-            i, j, edges = system_edges(system, self.neighbor_list)
-            types = system.types.to(torch.long)
-            distances = torch.linalg.vector_norm(edges, dim=1)
-            energy, slope = self.pair_energies(types[i], types[j], distances)
-            vectors.append(edges)
-            centers.append(i + n_atoms)
-            energies.append(energy)
-            slopes.append(slope)
-            n_atoms += len(system)
-        return (
-            torch.cat(vectors),
-            torch.cat(centers),
-            torch.cat(energies),
-            torch.cat(slopes),
-        )
-
-    def _zeros(self, systems: List[System], shape: List[int]) -> Tensor:
-        n_atoms = 0
-        for system in systems:
-            n_atoms += len(system)
-        return systems[0].positions.new_zeros([n_atoms] + shape)
-
-    def forward(self, systems: List[System]) -> Tensor:
-        return self.energies(self.energy_names[0], systems)
-
-    @torch.jit.export
-    def energies(self, name: str, systems: List[System]) -> Tensor:
-        """Energies of atoms, shape ``[n_atoms, 1]``; zero for other scalars."""
-        out = self._zeros(systems, [1])
-        if name not in self.energy_names:
-            return out
-        _, centers, energies, _ = self._edges(systems)
-        return out.index_add(0, centers, energies.unsqueeze(1))
-
-    @torch.jit.export
-    def forces(self, name: str, systems: List[System]) -> Tensor:
-        """Forces on atoms, shape ``[n_atoms, 3, 1]``."""
-        vectors, centers, _, slopes = self._edges(systems)
-        directions = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        forces = 2.0 * slopes.unsqueeze(1) * directions
-        out = self._zeros(systems, [3, 1])
-        return out.index_add(0, centers, forces.unsqueeze(-1))
-
-    @torch.jit.export
-    def stresses(self, name: str, systems: List[System]) -> Tensor:
-        """Contributions of atoms to the stress, shape ``[n_atoms, 3, 3, 1]``."""
-        vectors, centers, _, slopes = self._edges(systems)
-        lengths = torch.linalg.vector_norm(vectors, dim=1)
-        virials = vectors.unsqueeze(2) * vectors.unsqueeze(1)
-        virials = virials * (slopes / lengths).reshape(-1, 1, 1)
-        out = self._zeros(systems, [3, 3, 1])
-        out = out.index_add(0, centers, virials.unsqueeze(-1))
-        volumes: List[Tensor] = []
-        for system in systems:
-            volumes.append(torch.det(system.cell).abs().expand(len(system)))
-        volume = torch.cat(volumes).reshape(-1, 1, 1, 1)
-        return torch.where(volume > 0, out / volume.clamp(min=1e-12), 0.0 * out)

@@ -1,0 +1,180 @@
+"""The potential between pairs of atoms: its fit, its derivatives, and that the network
+learns the rest."""
+
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from helpers import (
+    ENERGY,
+    FORCE,
+    STRESS,
+    energy_info,
+    energy_of,
+    make_model,
+    predict,
+    random_cell,
+)
+from metatomic.torch import NeighborListOptions
+from train_helpers import PAINN, options, prepare, write
+
+from dualforce.architecture.data import Frame, make_frames
+from dualforce.architecture.fitting import (
+    fit_calibration,
+    remove_baseline,
+    remove_pair_terms,
+)
+from dualforce.architecture.pair_fit import polynomials
+from dualforce.architecture.pair_potential import PairPotential
+
+
+CUTOFF = float(PAINN["cutoff"])
+STIFFNESS = {("H", "H"): 0.3, ("H", "O"): 1.0, ("O", "O"): 2.0}
+
+
+def pair_energy(stiffness: float, r: Any) -> Any:
+    """A well that ends smoothly at the cutoff."""
+    inside = np.where(r < CUTOFF, 1.0 - (r / CUTOFF) ** 2, 0.0)
+    return stiffness * (np.exp(-2.0 * (r - 1.5)) - 2.0 * np.exp(1.5 - r)) * inside**4
+
+
+def reference(atoms: Atoms) -> Tuple[float, np.ndarray]:
+    """Energy and forces of these wells, the latter by differences along each pair."""
+    distances = atoms.get_all_distances(mic=False)
+    vectors = atoms.get_all_distances(mic=False, vector=True)
+    energy, forces = 0.0, np.zeros((len(atoms), 3))
+    symbols = atoms.get_chemical_symbols()
+    for i in range(len(atoms)):
+        for j in range(i):
+            first, second = sorted((symbols[i], symbols[j]))
+            k, r, h = STIFFNESS[first, second], distances[i, j], 1e-5
+            energy += float(pair_energy(k, r))
+            slope = (pair_energy(k, r + h) - pair_energy(k, r - h)) / (2.0 * h)
+            forces[i] += slope * vectors[i, j] / r
+            forces[j] -= slope * vectors[i, j] / r
+    return energy, forces
+
+
+def wells(n_frames: int, noise: float = 0.0) -> List[Atoms]:
+    """Clusters labelled with these wells, or with random numbers."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for seed in range(n_frames):
+        atoms = random_cell(12, 5.0, seed, (False, False, False), 0.9)
+        atoms.symbols = ["H", "O"] * 6
+        energy, forces = reference(atoms)
+        if noise:
+            energy, forces = 0.0, rng.normal(0.0, noise, forces.shape)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    return frames
+
+
+def fitted(frames: List[Atoms], folder: Path) -> Tuple[Any, List[Frame]]:
+    """A model after the fit of everything that is no network, and its frames."""
+    model, _, dataset = prepare(options(write(folder / "wells.xyz", frames)))
+    made = make_frames([dataset], "training", model, False)
+    fit_calibration(model, made, {}, True)
+    return model, made
+
+
+def test_potential_is_recovered(tmp_path: Path) -> None:
+    """Forces and energy differences that come from pairs leave nothing to learn."""
+    model, frames = fitted(wells(60), tmp_path)
+    force, energy = f"{ENERGY}_positions_gradients", ENERGY
+    rest = remove_baseline(model, frames)
+    before = torch.cat([frame.labels[force] for frame in frames]).std()
+    after = torch.cat([frame.labels[force] for frame in rest]).std()
+    assert after < 0.02 * before
+    spread = torch.cat([frame.labels[energy] for frame in frames]).std()
+    left = torch.cat([frame.labels[energy] for frame in rest])
+    assert left.std() < 0.02 * spread
+    # The baseline was fitted after the pairs were taken away.
+    assert abs(left.mean()) < 0.02 * spread
+
+
+def test_noise_gets_no_potential(tmp_path: Path) -> None:
+    """What does not predict frames that were not fitted is left out."""
+    model, frames = fitted(wells(10, noise=1.0), tmp_path)
+    assert model.paired == []
+    assert remove_pair_terms(model, frames) is frames
+
+
+def test_labels_and_model_agree(tmp_path: Path) -> None:
+    """What is subtracted from labels is what the model adds to its predictions."""
+    model, frames = fitted(wells(20), tmp_path)
+    assert {ENERGY, FORCE} <= set(model.paired)
+    model.eval()
+    with_pairs = [predict(model, atoms, names=[ENERGY, FORCE]) for atoms in wells(2)]
+    model.paired = []
+    without = [predict(model, atoms, names=[ENERGY, FORCE]) for atoms in wells(2)]
+    model.use_pair_potential()
+    for index, frame in enumerate(remove_pair_terms(model, frames[:2])):
+        for name in (ENERGY, FORCE):
+            added = with_pairs[index][name] - without[index][name]
+            removed = frames[index].labels[name] - frame.labels[name]
+            torch.testing.assert_close(
+                added.reshape(-1), removed.reshape(-1), rtol=1e-7, atol=1e-7
+            )
+
+
+def test_two_continuous_derivatives() -> None:
+    """At every knot, and at the cutoff, where energy and derivatives are zero."""
+    options = NeighborListOptions(CUTOFF, full_list=True, strict=True)
+    potential = PairPotential([1, 8], options)
+    potential.add([ENERGY])
+    rng = np.random.default_rng(0)
+    solution = rng.normal(size=potential.n_pairs * potential.n_intervals)
+    potential.coefficients[0] = polynomials(potential, solution)
+    knots = potential.spacing * torch.arange(1, potential.n_intervals + 1)
+    step = 1e-9
+    values = []
+    for side in (-step, step):
+        r = (knots.double() + side).requires_grad_(True)
+        types = torch.full((len(r),), 8)
+        energy, slope = potential.pair_energies(ENERGY, types, types, r)
+        (derivative,) = torch.autograd.grad(energy.sum(), r, retain_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), r)
+        torch.testing.assert_close(derivative, slope)
+        values.append(torch.stack([energy, slope, second]).detach())
+    torch.testing.assert_close(values[0], values[1], rtol=0.0, atol=1e-4)
+    assert values[1][:, -1].abs().max() == 0.0
+
+
+def test_a_direct_force_alone_has_one(tmp_path: Path) -> None:
+    """As it is declared for a student, without an energy."""
+    frames = wells(20)
+    for atoms in frames:
+        atoms.arrays["forces"] = atoms.calc.results["forces"]
+        atoms.calc = None
+    given = options(write(tmp_path / "wells.xyz", frames))
+    force = {
+        "key": "forces",
+        "type": {"cartesian": {"rank": 1}},
+        "sample_kind": "atom",
+        "unit": "eV/angstrom",
+    }
+    given["training_set"]["targets"] = {FORCE: force}
+    model, _, dataset = prepare(given)
+    made = make_frames([dataset], "training", model, False)
+    fit_calibration(model, made, {}, True)
+    assert model.paired == [FORCE]
+    rest = remove_pair_terms(model, made)
+    left = [torch.cat([f.labels[FORCE] for f in each]).std() for each in (made, rest)]
+    assert left[1] < 0.1 * left[0]
+
+
+@pytest.mark.parametrize("backbone", ["painn", "pet", "soap_bpnn"])
+def test_new_targets_and_checkpoints(backbone: str) -> None:
+    """A checkpoint brings the potentials back, of energies added later as well."""
+    model = make_model(backbone)
+    model.restart(energy_info(["energy/pbe"]))
+    model.network_to(torch.device("cpu"), torch.float64)
+    loaded = type(model).load_checkpoint(model.get_checkpoint(), "restart").eval()
+    assert set(model.paired) == set(loaded.paired) == {ENERGY, FORCE, STRESS}
+    atoms = random_cell()
+    assert energy_of(loaded, atoms) == energy_of(model, atoms)
