@@ -12,12 +12,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lj import LennardJones
 from metatrain.utils.io import load_model as load_checkpoint
 from test_finetune import PET
-from train_helpers import PAINN, clusters, message_of, options, run_cli, write
+from train_helpers import PAINN, cluster, clusters, message_of, options, run_cli, write
 
 from dualforce.architecture.model import DualForce
 from dualforce.distillation import TeacherAndStudent
 from dualforce.distillation.dataset import labelled_dataset
-from dualforce.distillation.labelling import LabelStore, label_frames
+from dualforce.distillation.labelling import LabelStore, label_frames, label_one
 from dualforce.distillation.sampling import extend
 from dualforce.distillation.teacher import Teacher, load_teacher
 from dualforce.dynamics import HybridForces, RespaVelocityVerlet
@@ -299,6 +299,29 @@ def test_student_of_an_exported_model(taught: Path, tmp_path: Path) -> None:
     new = extend(clusters(2), teaching, LabelStore(labels), given)
     assert len(new) == 3
     assert len(ase.io.read(labels, ":")) >= 9
+
+
+def test_labels_of_several_frames_at_a_time(taught: Path, tmp_path: Path) -> None:
+    """They are those of each alone, whatever sizes and boundaries come together; one
+    that fails is found."""
+    frames = clusters(3) + [cluster(7, 1), cluster(8, 2)] + clusters(2)
+    frames[3].pbc = False
+    frames[5].positions[1] = frames[5].positions[0]
+    teacher = load_teacher(str(taught / "t.pt"), tmp_path)
+    store = LabelStore(tmp_path / "labels.extxyz")
+    result = label_frames(frames, teacher, store, "here")
+    assert [index for index, _ in result.failures] == [5]
+    for index, (atoms, label) in enumerate(zip(frames, result.labels, strict=True)):
+        if index == 5:
+            assert label is None
+            continue
+        assert label is not None
+        alone = label_one(atoms, teacher)
+        assert label.energy == pytest.approx(alone.energy, abs=1e-5)
+        np.testing.assert_allclose(label.forces, alone.forces, atol=1e-5)
+        assert (label.stress is None) == (index == 3)
+        if label.stress is not None:
+            np.testing.assert_allclose(label.stress, alone.stress, atol=1e-6)
 
 
 def test_student_learns_the_forces_of_the_teacher(

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -12,12 +12,16 @@ import ase
 import ase.io
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from metatomic_ase import MetatomicCalculator
 from tqdm import tqdm
 
 from .teacher import Teacher
 
 
 DIGEST, ORIGIN = "structure_digest", "origin"
+
+BATCH_ATOMS = 1_000
+"""Atoms that a metatomic model evaluates at the same time."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +149,50 @@ def label_one(atoms: ase.Atoms, teacher: Teacher) -> Label:
     stress = None
     if copy.pbc.all() and "stress" in calculator.implemented_properties:
         stress = np.array(copy.get_stress(voigt=False, apply_constraint=False))
-    if not np.isfinite(energy):
-        raise FloatingPointError(f"the energy is {energy}")
-    wrong = np.flatnonzero(~np.isfinite(forces).all(1))
+    return _checked(Label(energy, forces, stress))
+
+
+def _checked(label: Label) -> Label:
+    if not np.isfinite(label.energy):
+        raise FloatingPointError(f"the energy is {label.energy}")
+    wrong = np.flatnonzero(~np.isfinite(label.forces).all(1))
     if len(wrong):
         raise FloatingPointError(f"the force on atom {wrong[0]} is not finite")
-    if stress is not None and not np.isfinite(stress).all():
+    if label.stress is not None and not np.isfinite(label.stress).all():
         raise FloatingPointError("the stress is not finite")
-    return Label(energy, forces, stress)
+    return label
+
+
+def _label_together(frames: List[ase.Atoms], teacher: Teacher) -> List[Label]:
+    """Labels from one evaluation of a metatomic model; see :func:`label_one`."""
+    calculator = teacher.calculator
+    if len(frames) == 1 or not isinstance(calculator, MetatomicCalculator):
+        return [label_one(atoms, teacher) for atoms in frames]
+    found = calculator.compute_energy(frames, compute_forces_and_stresses=True)
+    stresses = found.get("stress", [None] * len(frames))
+    return [
+        _checked(Label(float(energy), np.array(forces), stress))
+        for energy, forces, stress in zip(
+            found["energy"], found["forces"], stresses, strict=True
+        )
+    ]
+
+
+def _batches(
+    indices: Sequence[int], frames: Sequence[ase.Atoms], teacher: Teacher
+) -> Iterator[List[int]]:
+    """Frames to evaluate at the same time: with a metatomic model, neighbours in the
+    file with the same boundary conditions and not too many atoms."""
+    batch: List[int] = []
+    for index in indices:
+        n_atoms = sum(len(frames[i]) for i in [*batch, index])
+        fits = n_atoms <= BATCH_ATOMS and teacher.exported is not None
+        if batch and not (fits and (frames[batch[0]].pbc == frames[index].pbc).all()):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def label_frames(
@@ -173,17 +213,35 @@ def label_frames(
         f"{where}: {len(frames) - len(missing)} of {len(frames)} frames are labelled "
         f"in {store.path}, {teacher.name} labels {len(missing)}"
     )
-    for index in tqdm(missing, desc="labels", unit=" frames", disable=None):
-        try:
-            label = label_one(frames[index], teacher)
-        except Exception as error:  # calculators raise whatever they like
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            result.failures.append((index, reason[-1]))
-            continue
-        store.add(frames[index], label)
-        result.labels[index] = label
+    with tqdm(total=len(missing), desc="labels", unit=" frames", disable=None) as bar:
+        for batch in _batches(missing, frames, teacher):
+            _label_batch(batch, frames, teacher, store, result)
+            bar.update(len(batch))
     _report_failures(result, where)
     return result
+
+
+def _label_batch(
+    batch: List[int],
+    frames: Sequence[ase.Atoms],
+    teacher: Teacher,
+    store: LabelStore,
+    result: Labelling,
+) -> None:
+    try:
+        labels = _label_together([frames[i] for i in batch], teacher)
+    except Exception as error:  # calculators raise whatever they like
+        if len(batch) > 1:
+            # One by one, to find out which it is.
+            for index in batch:
+                _label_batch([index], frames, teacher, store, result)
+            return
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        result.failures.append((batch[0], reason[-1]))
+        return
+    for index, label in zip(batch, labels, strict=True):
+        store.add(frames[index], label)
+        result.labels[index] = label
 
 
 def _report_failures(result: Labelling, where: str) -> None:
