@@ -1,18 +1,23 @@
 """Figures of a report beside those of the paper (arXiv:2412.11569).
 
     dualforce diagnose MODEL STRUCTURES --preset full -o REPORT
-    python benchmarks/findings.py REPORT
+    python benchmarks/findings.py REPORT STRUCTURES [--others NAME=MODEL ...]
 
-Reads ``REPORT/report.json``, writes ``docs/diagnostics.md`` and its picture.
+Reads ``REPORT/report.json``, writes ``docs/diagnostics.md`` and its picture. The first
+panel also shows the asymmetry of pairs of other models, on the last of the STRUCTURES.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+import ase.io
 import matplotlib
+
+from dualforce.diagnostics import exact_asymmetry, load_subject
 
 
 matplotlib.use("Agg")
@@ -21,6 +26,7 @@ from matplotlib.axes import Axes  # noqa: E402
 
 
 DOCS = Path(__file__).parents[1] / "docs"
+STYLES = (".-", "--", ":")
 COLORS = {"direct": "#D55E00", "conservative": "#0072B2", "MTS": "#009E73"}
 Results = Dict[str, List[Dict[str, Any]]]
 
@@ -44,13 +50,22 @@ def label_of(run: Dict[str, Any]) -> str:
     return name
 
 
+def direct_asymmetry(model: str, structures: Path) -> Dict[str, Any]:
+    """Asymmetry of a model's direct force on the last of some structures."""
+    force = load_subject(model).forces["direct"]
+    atoms = ase.io.read(structures, index=-1)
+    return dataclasses.asdict(exact_asymmetry(force, atoms))
+
+
 def draw_pairs(axes: Axes, results: Results) -> None:
-    """Asymmetry of pairs against distance."""
-    (asymmetry,) = (r for r in results["asymmetry"] if r["kind"] == "direct")
-    for elements in sorted({each["elements"] for each in asymmetry["pairs"]}):
-        bins = [each for each in asymmetry["pairs"] if each["elements"] == elements]
-        x, y = [b["distance"] for b in bins], [b["asymmetry"] for b in bins]
-        axes.plot(x, y, ".-", label=elements)
+    """Asymmetry of pairs against distance, of each model with a style of its own."""
+    (own,) = (r for r in results["asymmetry"] if r["kind"] == "direct")
+    for asymmetry, style in zip([own, *results["others"]], STYLES, strict=False):
+        for color, elements in enumerate(("H-H", "H-O", "O-O")):
+            bins = [each for each in asymmetry["pairs"] if each["elements"] == elements]
+            x, y = [b["distance"] for b in bins], [b["asymmetry"] for b in bins]
+            name = f"{asymmetry.get('name', '')} {elements}".strip()
+            axes.plot(x, y, style, color=f"C{color}", label=name, lw=1)
     axes.set(
         xlabel="distance, Å", ylabel="asymmetry of pairs", ylim=(0, 1), xlim=(0, None)
     )
@@ -133,6 +148,10 @@ def rows(results: Results) -> List[str]:
         theirs = "0.004 to 0.032" if each["kind"] == "direct" else "0"
         value = f"{each['value']:.2g}"
         lines.append(f"| λ, {each['kind']} force | {theirs} | {value} |")
+    for each in results["others"]:
+        theirs = {"SOAP-BPNN": "0.032", "PET": "0.004"}.get(each["name"], "–")
+        name = f"λ, direct force of {each['name']}"
+        lines.append(f"| {name} | {theirs} | {each['value']:.2g} |")
     for run in results["nve"]:
         theirs = {"direct": "heats, 7 K/ps (PET)", "MTS": "no drift at M = 8"}
         drift, heating = run["drift"], run["heating"]
@@ -182,8 +201,15 @@ def main() -> None:
     """Read, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("report", type=Path)
-    folder = parser.parse_args().report
-    report, results = read(folder)
+    parser.add_argument("structures", type=Path)
+    parser.add_argument("--others", nargs="*", default=[], metavar="NAME=MODEL")
+    arguments = parser.parse_args()
+    report, results = read(arguments.report)
+    results["others"] = []
+    for other in arguments.others:
+        name, _, model = other.partition("=")
+        found = direct_asymmetry(model, arguments.structures)
+        results["others"].append(found | {"name": name})
     picture(results, DOCS / "diagnostics.png")
     text = (
         (DOCS / "diagnostics.md").read_text()

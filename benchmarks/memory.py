@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py MODEL STRUCTURE [--steps 100000]
 
-Runs with eight inner steps, log and trajectory, and prints the resident memory after
+Runs with four inner steps, log and trajectory, and prints the resident memory after
 every tenth of the run.
 """
 
@@ -18,7 +18,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from dualforce.dynamics import HybridForces, RespaSVR
 
 
-N_INNER = 8
+N_INNER = 4
 
 
 def resident() -> float:
