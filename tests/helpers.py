@@ -111,11 +111,11 @@ def make_model(
 
 
 def random_splines(potential: PairPotential) -> Tensor:
-    """Smooth curves of the distance, of about an eV."""
+    """Smooth curves of the distance, of 0.05 eV."""
     grid = np.linspace(0.0, 3.0, potential.n_intervals)
     phases = 1.0 + np.arange(potential.n_pairs)[:, None]
     decay = np.linspace(1.0, 0.0, potential.n_intervals)
-    return polynomials(potential, (np.cos(grid * phases) * decay).reshape(-1))
+    return polynomials(potential, (0.05 * np.cos(grid * phases) * decay).reshape(-1))
 
 
 def random_cell(

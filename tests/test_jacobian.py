@@ -333,7 +333,8 @@ def test_isolated_molecule_and_tiny_cell(exported: Dict[str, Subject]) -> None:
     force = exported["hybrid"].forces["direct"]
     molecule = Atoms("OHH", [[0, 0, 0], [0.9, 0, 0.1], [0, 1.0, 0]])
     for atoms in (molecule, random_cell(3, 3.2, seed=1)):
-        expected = share(differences(force, atoms))
+        # short, since the third derivative of a pair potential has steps
+        expected = share(differences(force, atoms, step=1e-5))
         assert exact_asymmetry(force, atoms).value == pytest.approx(expected, rel=1e-5)
 
 

@@ -16,7 +16,6 @@ from .loops import NoMoleculeError, plane_loop, rotation_loop
 from .presets import PRESETS, Preset
 from .relaxing import relaxation_rate
 from .runs import prepare
-from .study import study
 from .subject import (
     ForceField,
     Subject,
@@ -24,7 +23,6 @@ from .subject import (
     load_subject,
 )
 from .thermostatted import run_nvt
-from .verdict import verdict
 
 
 __all__ = [
@@ -51,7 +49,5 @@ __all__ = [
     "rotation_loop",
     "run_nve",
     "run_nvt",
-    "study",
     "symmetries",
-    "verdict",
 ]
