@@ -40,6 +40,15 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 RESULTS = DOCS / "nve.json"
+INNER = (0, 1, 2, 4, 8, 16)
+"""Numbers of inner steps; zero for direct forces alone."""
+COLORS = dict(
+    zip(
+        INNER,
+        ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7"),
+        strict=True,
+    )
+)
 SAMPLE = 8.0
 """Femtoseconds between samples of energy and temperature."""
 
@@ -139,6 +148,11 @@ def name_of(n_inner: int) -> str:
     return {0: "direct alone", 1: "conservative"}.get(n_inner, f"M = {n_inner}")
 
 
+def _order(run_: Dict[str, Any]) -> Tuple[bool, int]:
+    """Direct forces alone come last."""
+    return run_["n_inner"] == 0, run_["n_inner"]
+
+
 def write_table(results: Dict[str, Any]) -> None:
     """Table and plot of all results."""
     lines = [
@@ -161,17 +175,21 @@ def write_table(results: Dict[str, Any]) -> None:
             "| run | ps | drift, meV/atom/ps | heating, K/ps | ended |",
             "|---|---|---|---|---|",
         ]
-        for run_ in entry["runs"]:
+        # direct forces alone come last
+        for run_ in sorted(
+            entry["runs"], key=lambda r: (not r["n_inner"], r["n_inner"])
+        ):
             failure = "early" if run_["failure"] else "as planned"
             lines.append(
                 f"| {name_of(run_['n_inner'])} | {run_['picoseconds']:.1f} "
                 f"| {run_['drift']:.3f} ± {run_['drift_error']:.3f} "
                 f"| {run_['heating']:.2f} ± {run_['heating_error']:.2f} | {failure} |"
             )
-            axis.plot(*run_["curve"], label=name_of(run_["n_inner"]))
+            n_inner = run_["n_inner"]
+            axis.plot(*run_["curve"], color=COLORS[n_inner], label=name_of(n_inner))
         axis.set(title=label, xlabel="time, ps", yscale="symlog")
+        axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("conserved energy, meV/atom")
-    axes[0, -1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(DOCS / "nve.png", dpi=120)
     lines += ["", "![conserved energy against time](nve.png)", ""]
@@ -187,7 +205,7 @@ def main() -> None:
     parser.add_argument("--ps", type=float, default=20.0)
     parser.add_argument("--timestep", type=float, default=0.5)
     parser.add_argument("--temperature", type=float, default=300.0)
-    parser.add_argument("--inner", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
+    parser.add_argument("--inner", type=int, nargs="+", choices=INNER, default=INNER)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     atoms = equilibrated(arguments.model, arguments.structure, arguments.temperature)
