@@ -28,7 +28,7 @@ from dualforce.diagnostics.runs import prepare
 from dualforce.diagnostics.thermostatted import run_nvt
 from dualforce.distillation import TeacherAndStudent
 from dualforce.distillation.teacher import load_teacher
-from dualforce.dynamics import HybridForces, TwoForces
+from dualforce.dynamics import HybridForces, TwoForces, repartition_hydrogen_mass
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -59,7 +59,11 @@ def load(arguments: argparse.Namespace) -> TwoForces:
 
 
 def measure(
-    forces: TwoForces, start: ase.Atoms, n_inner: int, picoseconds: float
+    forces: TwoForces,
+    start: ase.Atoms,
+    n_inner: int,
+    picoseconds: float,
+    timestep: float,
 ) -> Dict[str, Any]:
     """Both runs with one number of inner steps; one is the teacher alone."""
     kind = "conservative" if n_inner == 1 else "MTS"
@@ -67,7 +71,7 @@ def measure(
     common: Dict[str, Any] = {
         "kind": kind,
         "n_inner": n_inner,
-        "timestep_fs": TIMESTEP,
+        "timestep_fs": timestep,
         "length_fs": length,
     }
     nve = run_nve(forces, start, **common)
@@ -147,8 +151,12 @@ def main() -> None:
     chosen.add_argument("--student")
     parser.add_argument("--ps", type=float, default=10.0)
     parser.add_argument("--inner", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--timestep", type=float, default=TIMESTEP, help="in fs")
+    parser.add_argument("--hydrogen-mass", type=float, help="in u, in all runs")
     arguments = parser.parse_args()
     frames = ase.io.read(arguments.structures, ":")
+    if arguments.hydrogen_mass is not None:
+        repartition_hydrogen_mass(frames[-1], arguments.hydrogen_mass)
     forces = load(arguments)
     if isinstance(forces, HybridForces):
         forces.warm_up(frames[-1])
@@ -157,7 +165,7 @@ def main() -> None:
         frames[-1],
         kind="conservative",
         temperature_K=TEMPERATURE,
-        timestep_fs=TIMESTEP,
+        timestep_fs=arguments.timestep,
         length_fs=min(1000.0, 200.0 * arguments.ps),
     )
     result: Dict[str, Any] = {"different_energies": None, "runs": {}}
@@ -166,7 +174,7 @@ def main() -> None:
             arguments.teacher, arguments.pair, frames
         )
     for n_inner in [1, *arguments.inner]:
-        run = measure(forces, start, n_inner, arguments.ps)
+        run = measure(forces, start, n_inner, arguments.ps, arguments.timestep)
         result["runs"][str(n_inner)] = run
         print(f"M = {n_inner}: {run['nve']}", flush=True)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

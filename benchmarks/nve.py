@@ -1,6 +1,7 @@
 """Drift at constant energy: direct forces, conservative forces, and both.
 
     python benchmarks/nve.py MODEL STRUCTURE LABEL [--ps 20] [--inner 0 1 2 4 8 16]
+        [--hydrogen-mass 3]
 
 ``--inner 0`` is direct forces alone. Every run starts from the same structure,
 equilibrated at ``--temperature``, and takes one core. Results are added under LABEL to
@@ -13,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import ase
 import ase.io
@@ -30,6 +31,7 @@ from dualforce.dynamics import (
     RespaLangevin,
     RespaVelocityVerlet,
     RunFailedError,
+    repartition_hydrogen_mass,
 )
 from dualforce.dynamics.statistics import slope_with_error
 
@@ -102,10 +104,16 @@ def run(
 
 
 def equilibrated(
-    model: Path, structure: Path, temperature: float, picoseconds: float = 1.0
+    model: Path,
+    structure: Path,
+    temperature: float,
+    picoseconds: float = 1.0,
+    hydrogen_mass: Optional[float] = None,
 ) -> ase.Atoms:
     """The structure after some time with friction, at rest as a whole."""
     atoms = ase.io.read(structure)
+    if hydrogen_mass is not None:
+        repartition_hydrogen_mass(atoms, hydrogen_mass)
     thermalize_momenta(atoms, temperature, rng=np.random.default_rng(0))
     dynamics = RespaLangevin(
         atoms,
@@ -141,6 +149,18 @@ def summary(result: Dict[str, Any]) -> Dict[str, Any]:
             (1e3 * (energies - energies[0]))[::25].tolist(),
         ],
     }
+
+
+def difference(runs: List[Dict[str, Any]]) -> str:
+    """How far the forces are apart, from the run with the fewest inner steps."""
+    with_both = [run_ for run_ in runs if run_["correction"]]
+    if not with_both:
+        return ""
+    least = min(with_both, key=lambda run_: run_["n_inner"])
+    return (
+        f"; conservative and direct force differ by {1e3 * least['correction']:.0f} "
+        f"meV/Å (RMS, M = {least['n_inner']})"
+    )
 
 
 def name_of(n_inner: int) -> str:
@@ -206,9 +226,15 @@ def main() -> None:
     parser.add_argument("--timestep", type=float, default=0.5)
     parser.add_argument("--temperature", type=float, default=300.0)
     parser.add_argument("--inner", type=int, nargs="+", choices=INNER, default=INNER)
+    parser.add_argument("--hydrogen-mass", type=float, help="in u")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    atoms = equilibrated(arguments.model, arguments.structure, arguments.temperature)
+    atoms = equilibrated(
+        arguments.model,
+        arguments.structure,
+        arguments.temperature,
+        hydrogen_mass=arguments.hydrogen_mass,
+    )
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         futures = [
             pool.submit(
@@ -217,14 +243,11 @@ def main() -> None:
             for n in arguments.inner
         ]
         runs = [summary(future.result()) for future in futures]
-    corrections = [
-        r["correction"] for r in runs if r["correction"] and r["n_inner"] == 2
-    ]
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[arguments.label] = {
         "description": f"{len(atoms)} atoms, from {arguments.temperature:g} K, steps "
-        f"of {arguments.timestep:g} fs; conservative and direct force differ by "
-        f"{1e3 * np.mean(corrections):.0f} meV/Å (RMS, M = 2).",
+        f"of {arguments.timestep:g} fs, hydrogen of "
+        f"{atoms.get_masses()[atoms.numbers == 1].mean():.3g} u{difference(runs)}.",
         "runs": runs,
     }
     RESULTS.write_text(json.dumps(results, indent=1))

@@ -104,6 +104,7 @@ def test_command(tmp_path: Path) -> None:
     [
         (["--timestep", "-1"], "timestep must be positive"),
         (["--tolerance", "0"], "tolerance must be positive"),
+        (["--hydrogen-mass", "-1"], "mass of hydrogen must be positive"),
     ],
 )
 def test_refusals(options: list[str], message: str, tmp_path: Path) -> None:

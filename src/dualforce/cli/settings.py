@@ -35,6 +35,12 @@ _OPTIONS: dict[str, tuple[str, Any, str]] = {
 }
 
 
+def setting_option(name: str, default: Any) -> Callable[..., Any]:
+    """The option of one setting."""
+    flag, kind, text = _OPTIONS[name]
+    return click.option(flag, name, type=kind, default=default, help=text)
+
+
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each setting; the command takes them together, as ``settings``,
     a :class:`~dualforce.engines.settings.MDSettings`."""
@@ -46,9 +52,5 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     decorated: Callable[..., Any] = with_settings
     for field in reversed(dataclasses.fields(MDSettings)):
-        flag, kind, text = _OPTIONS[field.name]
-        decorate = click.option(
-            flag, field.name, type=kind, default=field.default, help=text
-        )
-        decorated = decorate(decorated)
+        decorated = setting_option(field.name, field.default)(decorated)
     return decorated

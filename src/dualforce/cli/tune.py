@@ -11,10 +11,11 @@ from ase import units
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ..dynamics import tuning
+from ..dynamics import repartition_hydrogen_mass, tuning
 from ..dynamics.guard import describe_overlap
 from ..dynamics.tuning import Candidate, Tuning
 from .common import load_forces, model_options, read_structure
+from .settings import setting_option
 
 
 TABLE, PLOT = "tune.json", "tune.png"
@@ -29,6 +30,7 @@ TABLE, PLOT = "tune.json", "tune.png"
     default=0.2,
     help="Accepted difference in drift from the conservative force, in meV/atom/ps.",
 )
+@setting_option("hydrogen_mass", None)
 @click.option("--minutes", default=2.5, help="Wall time to use.")
 @click.option("--seed", default=0, help="Of the velocities.")
 @click.option(
@@ -46,6 +48,7 @@ def tune(
     temperature: float,
     timestep: float,
     tolerance: float,
+    hydrogen_mass: float | None,
     minutes: float,
     seed: int,
     output: str | None,
@@ -61,6 +64,8 @@ def tune(
     overlap = describe_overlap(atoms)
     if overlap:
         raise ValueError(f"the structure cannot be run{overlap}")
+    if hydrogen_mass is not None:
+        repartition_hydrogen_mass(atoms, hydrogen_mass)
     if not timestep > 0.0:
         raise ValueError(f"the timestep must be positive, not {timestep}")
     forces = load_forces(model, direct_model, device, variant)
@@ -91,6 +96,7 @@ def tune(
             "temperature_K": temperature,
             "timestep_fs": timestep,
             "tolerance_meV_per_atom_per_ps": tolerance,
+            "hydrogen_mass_u": hydrogen_mass,
         }
         write(result, Path(output), settings)
 
