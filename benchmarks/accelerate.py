@@ -102,6 +102,11 @@ def describe_nvt(run: NVTRun) -> Dict[str, Any]:
     }
 
 
+def rms_difference(first: List[float], second: List[float]) -> float:
+    """Of two curves."""
+    return float(np.sqrt(np.mean(np.subtract(first, second) ** 2)))
+
+
 def text(estimates: Dict[str, Estimate]) -> str:
     """Values with errors, by element."""
     return ", ".join(f"{k} {v:.2f} ± {e:.2f}" for k, (v, e) in estimates.items())
@@ -111,7 +116,7 @@ def table(results: Dict[str, Any]) -> str:
     """All results, as Markdown."""
     lines = [
         "| | M | ms per step | speed | drift, meV/atom/ps | temperature - 300 K | "
-        "diffusion, Å²/ps | largest change of g(r) |",
+        "diffusion, Å²/ps | change of g(r), RMS |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, result in results.items():
@@ -122,7 +127,7 @@ def table(results: Dict[str, Any]) -> str:
             drift = nve["failed"] or "{:.2f} ± {:.2f}".format(*nve["drift"])
             change = max(
                 (
-                    float(np.abs(np.subtract(g, first["nvt"]["rdf"][pair])).max())
+                    rms_difference(g, first["nvt"]["rdf"][pair])
                     for pair, g in nvt["rdf"].items()
                 ),
                 default=float("nan"),
@@ -179,7 +184,7 @@ def main() -> None:
         print(f"M = {n_inner}: {run['nve']}", flush=True)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[arguments.label] = result
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results) + "\n")
     (DOCS / "accelerate.md").write_text(
         "Made by `benchmarks/accelerate.py`; M = 1 is the teacher alone.\n\n"
         + table(results)
