@@ -64,6 +64,9 @@ CASES = (
     Case("conservative, Langevin 5/ps", 1, friction=5.0),
     Case("M = 16, Langevin 5/ps", 16, friction=5.0),
     Case("M = 16, Langevin 5/ps, hydrogen of 4 u", 16, friction=5.0, hydrogen_mass=4.0),
+    Case(
+        "M = 16, Langevin 50/ps, hydrogen of 4 u", 16, friction=50.0, hydrogen_mass=4.0
+    ),
 )
 
 
