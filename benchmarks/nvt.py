@@ -5,11 +5,12 @@
 Direct forces alone, both forces and conservative forces under a strong global
 thermostat, stochastic velocity rescaling with a relaxation time of 10 fs, as in the
 table of arXiv:2412.11569; and outer steps of 8 fs with friction and heavier hydrogen.
-Writes ``docs/benchmarks/nvt.md``.
+Writes ``docs/benchmarks/nvt.md``; lines kept in ``--results`` are not run again.
 """
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import gettempdir
@@ -123,21 +124,11 @@ def run(model: Path, atoms: ase.Atoms, case: Case, picoseconds: float) -> List[s
     ]
 
 
-def main() -> None:
-    """Run all cases and write the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("structure", type=Path)
-    parser.add_argument("--ps", type=float, default=20.0)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    atoms = equilibrated(arguments.model, arguments.structure, TEMPERATURE)
-    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
-        futures = [
-            pool.submit(run, arguments.model, atoms, case, arguments.ps)
-            for case in CASES
-        ]
-        rows = [future.result() for future in futures]
+def draw(results: Dict[str, Any]) -> None:
+    """Write the table of all cases that have run."""
+    rows = [
+        results["rows"][case.name] for case in CASES if case.name in results["rows"]
+    ]
     reference = float(rows[0][3].split()[0])
     for row in rows:
         mean, _, width = row[3].split()
@@ -145,15 +136,40 @@ def main() -> None:
     lines = [
         "# Constant temperature",
         "",
-        f"{len(atoms)} atoms at {TEMPERATURE:g} K, inner steps of 0.5 fs, "
-        f"{arguments.ps:g} ps of which the first tenth is left out; errors of the mean "
-        "from ten blocks. `python benchmarks/nvt.py MODEL STRUCTURE`.",
+        f"{results['n_atoms']} atoms at {TEMPERATURE:g} K, inner steps of 0.5 fs, "
+        f"{results['ps']:g} ps of which the first tenth is left out; errors of the "
+        "mean from ten blocks. `python benchmarks/nvt.py MODEL STRUCTURE`.",
         "",
         "| run | temperature of H, K | of O, K | conservative energy, meV/atom |",
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     (DOCS / "nvt.md").write_text("\n".join([*lines, ""]))
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("structure", type=Path)
+    parser.add_argument("--ps", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("nvt.json"))
+    arguments = parser.parse_args()
+    atoms = equilibrated(arguments.model, arguments.structure, TEMPERATURE)
+    results: Dict[str, Any] = {"n_atoms": len(atoms), "ps": arguments.ps, "rows": {}}
+    if arguments.results.exists():
+        results = json.loads(arguments.results.read_text())
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
+        futures = {
+            pool.submit(run, arguments.model, atoms, case, arguments.ps): case.name
+            for case in CASES
+            if case.name not in results["rows"]
+        }
+        for future in as_completed(futures):
+            results["rows"][futures[future]] = future.result()
+            arguments.results.write_text(json.dumps(results))
+    draw(results)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def random_splines(potential: PairPotential) -> Tensor:
     grid = np.linspace(0.0, 3.0, potential.n_intervals)
     phases = 1.0 + np.arange(potential.n_pairs)[:, None]
     decay = np.linspace(1.0, 0.0, potential.n_intervals)
-    return polynomials(potential, (0.05 * np.cos(grid * phases) * decay).reshape(-1))
+    return polynomials(potential, 0.05 * np.cos(grid * phases) * decay)
 
 
 def random_cell(

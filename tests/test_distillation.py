@@ -328,16 +328,16 @@ def test_student_learns_the_forces_of_the_teacher(
     taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Longer training, smaller errors; a check of the pair follows."""
-    data = _structures(tmp_path / "b.xyz", 8)
+    data = _structures(tmp_path / "b.xyz", 24)
     given = _with_teacher(
-        data, str(taught / "t.pt"), tmp_path, num_epochs=60, ema_decay=0.8
+        data, str(taught / "t.pt"), tmp_path, num_epochs=40, ema_decay=0.8
     )
     given["architecture"]["training"]["teacher"]["check_minutes"] = 0.05
     caplog.set_level("INFO")
     run_cli(tmp_path, given, output=tmp_path / "student.pt")
     pair = HybridForces(tmp_path / "pair.pt")
     errors, sizes = [], []
-    for atoms in clusters(8):
+    for atoms in clusters(24):
         conservative, direct = pair.both(atoms)
         errors.append(conservative.forces - direct.forces)
         sizes.append(conservative.forces)

@@ -71,6 +71,7 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
         ({"num_epochs": None}, "give `num_epochs` or `max_minutes`"),
         ({"stages": [{"num_epochs": 1}, {}]}, "`max_minutes` for stage 2"),
         ({"stages": []}, "`stages` is empty"),
+        ({"jacobian_symmetry": -0.1}, "`jacobian_symmetry` of training is -0.1"),
         ({"loss": "hubert"}, "choose one of mse, mae, huber"),
         ({"loss": {"energy": {"reduction": "sum"}}}, "losses are means"),
     ],
@@ -149,8 +150,7 @@ def test_other_architectures_keep_the_functions_of_metatrain(
 ) -> None:
     """A wrong forces key is an error here and a warning in metatrain."""
     given = options(water, {"num_epochs": 1}, energy={"forces": {"key": "force"}})
-    given["architecture"]["name"] = "soap_bpnn"
-    del given["architecture"]["model"]
+    given["architecture"] = {"name": "soap_bpnn", "training": {"num_epochs": 1}}
     run_cli(tmp_path, given)
     assert "no frame has the key" in message_of(
         lambda: run_cli(tmp_path, options(water, energy={"forces": {"key": "force"}}))

@@ -33,13 +33,15 @@ from dualforce.architecture.pair_potential import PairPotential
 
 
 CUTOFF = float(PAINN["cutoff"])
-STIFFNESS = {("H", "H"): 0.3, ("H", "O"): 1.0, ("O", "O"): 2.0}
+WELLS = {("C", "C"): (0.3, 2.28), ("C", "Cl"): (1.0, 2.67), ("Cl", "Cl"): (2.0, 3.0)}
+"""Depths and ends, which are within 1.5 sums of the covalent radii (0.76 and 1.02 A)
+and within the cutoff."""
 
 
-def pair_energy(stiffness: float, r: Any) -> Any:
-    """A well that ends smoothly at the cutoff."""
-    inside = np.where(r < CUTOFF, 1.0 - (r / CUTOFF) ** 2, 0.0)
-    return stiffness * (np.exp(-2.0 * (r - 1.5)) - 2.0 * np.exp(1.5 - r)) * inside**4
+def pair_energy(depth: float, end: float, r: Any) -> Any:
+    """A well that ends smoothly."""
+    inside = np.where(r < end, 1.0 - (r / end) ** 2, 0.0)
+    return depth * (np.exp(-2.0 * (r - 1.5)) - 2.0 * np.exp(1.5 - r)) * inside**4
 
 
 def reference(atoms: Atoms) -> Tuple[float, np.ndarray]:
@@ -51,9 +53,9 @@ def reference(atoms: Atoms) -> Tuple[float, np.ndarray]:
     for i in range(len(atoms)):
         for j in range(i):
             first, second = sorted((symbols[i], symbols[j]))
-            k, r, h = STIFFNESS[first, second], distances[i, j], 1e-5
-            energy += float(pair_energy(k, r))
-            slope = (pair_energy(k, r + h) - pair_energy(k, r - h)) / (2.0 * h)
+            well, r, h = WELLS[first, second], distances[i, j], 1e-5
+            energy += float(pair_energy(*well, r))
+            slope = (pair_energy(*well, r + h) - pair_energy(*well, r - h)) / (2.0 * h)
             forces[i] += slope * vectors[i, j] / r
             forces[j] -= slope * vectors[i, j] / r
     return energy, forces
@@ -65,7 +67,7 @@ def wells(n_frames: int, noise: float = 0.0) -> List[Atoms]:
     frames = []
     for seed in range(n_frames):
         atoms = random_cell(12, 5.0, seed, (False, False, False), 0.9)
-        atoms.symbols = ["H", "O"] * 6
+        atoms.symbols = ["C", "Cl"] * 6
         energy, forces = reference(atoms)
         if noise:
             energy, forces = 0.0, rng.normal(0.0, noise, forces.shape)
@@ -104,6 +106,16 @@ def test_noise_gets_no_potential(tmp_path: Path) -> None:
     assert remove_pair_terms(model, frames) is frames
 
 
+def test_only_bonds(tmp_path: Path) -> None:
+    """Forces between atoms farther apart than bonds are left to the network."""
+    model, _ = fitted(wells(20), tmp_path)
+    distances = torch.tensor([2.0, 2.2], dtype=torch.float64)
+    carbon = torch.full((2,), 6)
+    near, far = model.pair_potential.pair_energies(ENERGY, carbon, carbon, distances)[0]
+    assert near != 0.0
+    assert far == 0.0
+
+
 def test_labels_and_model_agree(tmp_path: Path) -> None:
     """What is subtracted from labels is what the model adds to its predictions."""
     model, frames = fitted(wells(20), tmp_path)
@@ -128,7 +140,7 @@ def test_two_continuous_derivatives() -> None:
     potential = PairPotential([1, 8], options)
     potential.add([ENERGY])
     rng = np.random.default_rng(0)
-    solution = rng.normal(size=potential.n_pairs * potential.n_intervals)
+    solution = rng.normal(size=(potential.n_pairs, potential.n_intervals))
     potential.coefficients[0] = polynomials(potential, solution)
     knots = potential.spacing * torch.arange(1, potential.n_intervals + 1)
     step = 1e-9

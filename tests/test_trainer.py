@@ -414,6 +414,29 @@ def test_stages_hand_over_the_best_model(tmp_path: Path) -> None:
         torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=1e-7)
 
 
+def test_stages_take_what_they_leave_out_from_the_run(tmp_path: Path) -> None:
+    """And keep what they say."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    stages = [{"num_epochs": 1}, {"num_epochs": 1, "jacobian_symmetry": 0.0}]
+    given = options(path, {"stages": stages, "jacobian_symmetry": 0.3})
+    _, trainer, _ = prepare(given)
+    made = make_stages(trainer.hypers, "hybrid")
+    assert [stage.jacobian_symmetry for stage in made] == [0.3, 0.0]
+    assert {stage.learning_rate for stage in made} == {trainer.hypers["learning_rate"]}
+
+
+@pytest.mark.parametrize("batch_size, fraction", [(33, 1.0), (34, 0.25)])
+def test_all_frames_are_conservative_in_small_batches(
+    batch_size: int, fraction: float, tmp_path: Path
+) -> None:
+    """Of fewer than 200 atoms; these frames have six."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    training = {"batch_size": batch_size, "conservative_fraction": None}
+    _, trainer = _ready(options(path, training), tmp_path)
+    (stage,) = trainer._make_stages()
+    assert stage.conservative_fraction == fraction
+
+
 def test_max_minutes_ends_in_time(tmp_path: Path) -> None:
     """And uses the time it is given."""
     path = write(tmp_path / "water.xyz", clusters(4))

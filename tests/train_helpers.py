@@ -65,8 +65,13 @@ def options(
     **others: Any,
 ) -> Dict[str, Any]:
     """An options file for a small network, two training epochs and half the frames for
-    validation."""
-    train = {"num_epochs": 2, "batch_size": 2, **(training or {})}
+    validation. A quarter of the frames is conservative, as where frames are large."""
+    train = {
+        "num_epochs": 2,
+        "batch_size": 2,
+        "conservative_fraction": 0.25,
+        **(training or {}),
+    }
     base = {
         "seed": 1,
         "device": "cpu",

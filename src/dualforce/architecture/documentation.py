@@ -85,6 +85,8 @@ class StageHypers(TypedDict):
     """Share of frames whose forces are also matched by backpropagation."""
     weights: NotRequired[StageWeights]
     """Factors on the loss terms."""
+    jacobian_symmetry: NotRequired[float]
+    """Penalty on the curl of direct forces."""
 
 
 class FinetuneHypers(TypedDict):
@@ -151,10 +153,11 @@ class TrainerHypers(TypedDict):
     max_minutes: Optional[float] = None
     """Time of the run. Learning rates follow the clock, and the run ends in time
     whatever the machine; a restarted run goes on with the time it had left."""
-    conservative_fraction: float = 0.25
+    conservative_fraction: Optional[float] = None
     """Share of frames in each batch whose forces are also matched by backpropagation;
     the others see energy and direct force only. 0 is direct training, 1 conservative
-    training. Terms that fewer frames see are weighted up in proportion."""
+    training. Terms that fewer frames see are weighted up in proportion. Left out: 0.25,
+    and 1 for batches of fewer than 200 atoms, where it takes no longer."""
     stages: Optional[list[StageHypers]] = None
     """Stages of the run, one after the other, each from the best model of the one
     before. Without stages a run is one stage."""
@@ -179,8 +182,8 @@ class TrainerHypers(TypedDict):
     """Weight of direct against conservative forces, likewise of stresses."""
     jacobian_symmetry: float = 0.0
     """Weight, against direct forces, of a penalty on the antisymmetric part of their
-    Jacobian; 0.1 makes direct forces more nearly conservative at a small loss of
-    accuracy and a fifth more time, see docs/recipe.md."""
+    Jacobian, in a sixth more time. 0.3 in a last stage makes direct forces more nearly
+    conservative and no less accurate, see docs/recipe.md."""
     stress_weight: float = 0.1
     """Weight of stresses against forces where ``loss`` gives no weights."""
     atomic_baseline: FixedCompositionWeights | str = {}

@@ -16,7 +16,7 @@ from .calibration import Calibration
 from .data import Frame, count_labels
 from .losses import Term, loss_kind
 from .model import DualForce
-from .pair_fit import fit_pair_potential
+from .pair_fit import fit_pair_potential, n_coefficients
 from .pair_potential import PairPotential
 from .pairs import PairTerm
 from .stages import Stage
@@ -166,6 +166,9 @@ def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
         return
     counts = count_labels(frames)
     residuals = remove_pair_terms(model, frames)
+    sizes = n_coefficients(
+        potential, model.atomic_types, model.dataset_info.length_unit
+    )
     for group in model.force_groups():
         labels = [group[0] + FORCES_GRADIENT, *group]
         known = [
@@ -174,7 +177,7 @@ def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
             if label in counts and _kind_of_label(label, model) == "force"
         ]
         if group[0] in new and known:
-            fit_pair_potential(potential, group[0], known[0], residuals)
+            fit_pair_potential(potential, sizes, group[0], known[0], residuals)
     model.use_pair_potential()
 
 

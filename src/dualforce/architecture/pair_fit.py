@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 import torch
+from ase.data import covalent_radii
+from metatomic.torch import unit_conversion_factor
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from torch import Tensor
@@ -17,6 +20,12 @@ from .pair_potential import PairPotential
 
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+REACH = 1.5
+"""Where the potential of two elements ends, in sums of their covalent radii. What is
+farther is left to the network: those forces depend on what is around, and hundreds of
+coefficients fitted to few frames would add a rough noise that it has to undo."""
 
 SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weights of squared second differences of coefficients against squared errors of
@@ -50,28 +59,51 @@ class _Normal(NamedTuple):
         return np.asarray(np.linalg.solve(self.matrix + penalty, self.right))
 
 
+def n_coefficients(
+    potential: PairPotential, atomic_types: Sequence[int], length_unit: str
+) -> Integers:
+    """How many coefficients are fitted for each pair of elements: those of splines that
+    end within the reach of a bond.
+
+    :param atomic_types: atomic numbers.
+    :param length_unit: that of the data.
+    :return: shape ``[n_pairs]``.
+    """
+    scale = REACH * unit_conversion_factor("angstrom", length_unit or "angstrom")
+    counts = np.zeros(potential.n_pairs, dtype=np.int64)
+    for i in atomic_types:
+        for j in atomic_types:
+            reach = scale * (covalent_radii[i] + covalent_radii[j])
+            counts[potential.pair_index[i, j]] = int(reach / potential.spacing)
+    return counts.clip(max=potential.n_intervals)
+
+
 def fit_pair_potential(
-    potential: PairPotential, target: str, label: str, frames: Sequence[Frame]
+    potential: PairPotential,
+    counts: Integers,
+    target: str,
+    label: str,
+    frames: Sequence[Frame],
 ) -> None:
     """Fit the potential of a target; it stays zero where it predicts nothing.
 
     :param potential: the potential, changed in place.
+    :param counts: see :func:`n_coefficients`.
     :param target: name of an energy, or of a direct force.
     :param label: name of the labels that are its forces.
     :param frames: frames; those without the label are left out.
     """
-    n_unknowns = potential.n_pairs * potential.n_intervals
     chosen = _spread([frame for frame in frames if label in frame.labels])
     if len(chosen) < 2:
         return
-    if n_unknowns > MAX_UNKNOWNS:
+    if counts.sum() > MAX_UNKNOWNS:
         logging.info(f"No pair potential for '{target}': there are too many elements")
         return
-    halves = [_normal_equations(potential, label, chosen[k::2]) for k in (0, 1)]
+    halves = [_normal_equations(potential, counts, label, chosen[k::2]) for k in (0, 1)]
     if not all(half.square for half in halves):
         return
-    second = np.diff(np.eye(potential.n_intervals + 2, potential.n_intervals), 2, 0)
-    penalty = np.kron(np.eye(potential.n_pairs), second.T @ second)
+    differences = [np.diff(np.eye(count + 2, count), 2, 0) for count in counts]
+    penalty = scipy.linalg.block_diag(*(second.T @ second for second in differences))
     errors = {
         smoothness: sum(
             other.error(half.solve(penalty, smoothness))
@@ -86,8 +118,11 @@ def fit_pair_potential(
     whole = _Normal(
         halves[0].matrix + halves[1].matrix, halves[0].right + halves[1].right, 0.0
     )
-    table = polynomials(potential, whole.solve(penalty, best))
-    potential.coefficients[potential.sets[target]] = table
+    solution = np.zeros((potential.n_pairs, potential.n_intervals))
+    solution[np.arange(potential.n_intervals) < counts[:, None]] = whole.solve(
+        penalty, best
+    )
+    potential.coefficients[potential.sets[target]] = polynomials(potential, solution)
     logging.info(
         f"A potential between pairs leaves {100.0 * left:.0f} % of the forces of "
         f"'{target}' to the network (root mean square)"
@@ -111,17 +146,17 @@ def _knots(potential: PairPotential) -> Array:
 
 
 def _normal_equations(
-    potential: PairPotential, label: str, frames: Sequence[Frame]
+    potential: PairPotential, counts: Integers, label: str, frames: Sequence[Frame]
 ) -> _Normal:
     # Without the last three functions the spline ends with two zero derivatives.
     size = potential.n_intervals
     slope = BSpline(_knots(potential), np.eye(size + 3)[:, :size], 3).derivative()
-    n_unknowns = potential.n_pairs * size
+    n_unknowns = int(counts.sum())
     matrix, right = np.zeros((n_unknowns, n_unknowns)), np.zeros(n_unknowns)
     square = 0.0
     for frame in frames:
         forces = frame.labels[label].numpy().reshape(-1)
-        columns, design = _design(potential, frame, slope)
+        columns, design = _design(potential, counts, frame, slope)
         matrix[np.ix_(columns, columns)] += design.T @ design
         right[columns] += design.T @ forces
         square += float(forces @ forces)
@@ -129,37 +164,39 @@ def _normal_equations(
 
 
 def _design(
-    potential: PairPotential, frame: Frame, slope: BSpline
-) -> Tuple[NDArray[np.int64], Array]:
+    potential: PairPotential, counts: Integers, frame: Frame, slope: BSpline
+) -> Tuple[Integers, Array]:
     """Forces of a frame for each coefficient that matters: which these are, and a
     matrix ``[3 * n_atoms, n_columns]``."""
     vectors = edge_vectors(frame).numpy()
     lengths = np.linalg.norm(vectors, axis=1)
     types = frame.types[frame.centers], frame.types[frame.neighbors]
     pairs = potential.pair_index.cpu()[types].numpy()
-    inside = lengths < potential.interaction_range
-    columns: List[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    inside = lengths < potential.spacing * counts[pairs]
+    first = np.cumsum(counts) - counts
+    columns: List[Integers] = [np.zeros(0, dtype=np.int64)]
     blocks: List[Array] = [np.zeros((3 * len(frame), 0))]
     for pair in np.unique(pairs[inside]):
         edges = np.flatnonzero(inside & (pairs == pair))
         shape, place = (len(frame), len(edges)), np.arange(len(edges))
-        rows, values = frame.centers.numpy()[edges], slope(lengths[edges])
+        rows = frame.centers.numpy()[edges]
+        values = slope(lengths[edges])[:, : counts[pair]]
         units = vectors[edges] / lengths[edges, None]
         block = [
             scipy.sparse.csr_matrix((unit, (rows, place)), shape) @ values
             for unit in units.T
         ]
         blocks.append(np.stack(block, axis=1).reshape(3 * len(frame), -1))
-        columns.append(pair * potential.n_intervals + np.arange(potential.n_intervals))
+        columns.append(first[pair] + np.arange(counts[pair]))
     return np.concatenate(columns), np.concatenate(blocks, axis=1)
 
 
 def polynomials(potential: PairPotential, solution: Array) -> Tensor:
-    """Convert coefficients of splines, ``[n_pairs * n_intervals]``, to those of powers
+    """Convert coefficients of splines, ``[n_pairs, n_intervals]``, to those of powers
     of the fraction of an interval, lowest first, ``[n_pairs * n_intervals, 4]``."""
     size = potential.n_intervals
     padded = np.zeros((size + 3, potential.n_pairs))
-    padded[:size] = solution.reshape(potential.n_pairs, size).T
+    padded[:size] = solution.T
     spline = BSpline(_knots(potential), padded, 3)
     starts = potential.spacing * np.arange(size)
     powers = [

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional
 
 
+FEW_ATOMS = 200
+"""In a batch of fewer atoms, conservative forces of all frames cost as much time as
+those of some: it is the number of operations that counts."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage.
@@ -15,6 +20,7 @@ class Stage:
     :param learning_rate: highest learning rate.
     :param conservative_fraction: share of frames matched by backpropagation.
     :param weights: factors on loss terms, by the name in the options.
+    :param jacobian_symmetry: weight of the penalty on the curl of direct forces.
     """
 
     name: str
@@ -23,6 +29,7 @@ class Stage:
     learning_rate: float
     conservative_fraction: float
     weights: Dict[str, float] = field(default_factory=dict)
+    jacobian_symmetry: float = 0.0
 
     def progress(self, steps: int, steps_per_epoch: int, seconds: float) -> float:
         """How much of the stage is over, from 0 to 1; the limit met first counts."""
@@ -48,11 +55,6 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
     for name in ("learning_rate", "grad_clip_norm", "max_force"):
         if not hypers[name] > 0.0:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
-    if not hypers["jacobian_symmetry"] >= 0.0:
-        raise ValueError(
-            f"`jacobian_symmetry` is {hypers['jacobian_symmetry']}, it must not be "
-            "negative"
-        )
     for name in ("ema_decay", "warmup_fraction"):
         if not 0.0 <= hypers[name] < 1.0:
             raise ValueError(
@@ -60,12 +62,17 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
             )
 
 
-def make_stages(hypers: Mapping[str, Any], forces: str) -> List[Stage]:
+def make_stages(
+    hypers: Mapping[str, Any], forces: str, atoms_per_batch: float = math.inf
+) -> List[Stage]:
     """Stages that training options describe.
 
     :param hypers: training options.
     :param forces: the option ``forces`` of the model.
-    :raises ValueError: if a stage has no length or a fraction is not in [0, 1].
+    :param atoms_per_batch: decides on the share of conservative frames where options do
+        not.
+    :raises ValueError: if a stage has no length, a fraction is not in [0, 1] or a
+        weight is negative.
     """
     listed = hypers["stages"]
     stages = []
@@ -74,10 +81,17 @@ def make_stages(hypers: Mapping[str, Any], forces: str) -> List[Stage]:
         own_length = "num_epochs" in options or "max_minutes" in options
         length = options if own_length or listed else hypers
         fraction = options.get("conservative_fraction", hypers["conservative_fraction"])
+        if fraction is None:
+            fraction = 1.0 if atoms_per_batch < FEW_ATOMS else 0.25
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(
                 f"`conservative_fraction` of {name} is {fraction}, it must lie between "
                 "0 and 1"
+            )
+        symmetry = options.get("jacobian_symmetry", hypers["jacobian_symmetry"])
+        if not symmetry >= 0.0:
+            raise ValueError(
+                f"`jacobian_symmetry` of {name} is {symmetry}, it must not be negative"
             )
         stage = Stage(
             name=name,
@@ -88,6 +102,7 @@ def make_stages(hypers: Mapping[str, Any], forces: str) -> List[Stage]:
                 forces, fraction
             ),
             weights=dict(options.get("weights", {})),
+            jacobian_symmetry=symmetry,
         )
         if stage.num_epochs is None and stage.max_minutes is None:
             raise ValueError(f"give `num_epochs` or `max_minutes` for {name}")

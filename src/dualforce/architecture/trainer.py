@@ -112,7 +112,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 f"the dualforce trainer cannot train a {type(model).__name__} model"
             )
         check_ranges(self.hypers)
-        stages = make_stages(self.hypers, model.hypers["forces"])
+        # Wrong options are to be found before the data are read.
+        make_stages(self.hypers, model.hypers["forces"])
         self.model = model
         self.checkpoint_path = Path(checkpoint_dir) / "checkpoint.ckpt"
         self.processes = start_processes(self.hypers, devices)
@@ -121,7 +122,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             f"{self.processes.device}, {dtype}"
         )
         try:
-            self._run(stages, dtype, train_datasets, val_datasets)
+            self._run(dtype, train_datasets, val_datasets)
         finally:
             self.processes.close()
         if self.processes.rank == 0:
@@ -134,7 +135,6 @@ class Trainer(TrainerInterface[TrainerHypers]):
 
     def _run(
         self,
-        stages: List[Stage],
         dtype: torch.dtype,
         train_datasets: List[Any],
         val_datasets: List[Any],
@@ -150,6 +150,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         forget_files()
         self.model.network_to(self.processes.device, dtype)
         self.report = EpochReport(self.terms, self.model)
+        stages = self._make_stages()
         for index in range(self.progress.stage, len(stages)):
             if index > self.progress.stage:
                 self._enter_stage(index)
@@ -175,6 +176,15 @@ class Trainer(TrainerInterface[TrainerHypers]):
             counts = sorted(count_labels(frames).items())
             listed = ", ".join(f"{name}: {number}" for name, number in counts)
             logging.info(f"{split} set: {len(frames)} frames; labels {listed}")
+
+    def _make_stages(self) -> List[Stage]:
+        n_atoms = sum(len(frame) for frame in self.train_frames)
+        per_batch = self.hypers["batch_size"] * n_atoms / len(self.train_frames)
+        stages = make_stages(self.hypers, self.model.hypers["forces"], per_batch)
+        if any(term.conservative for term in self.terms):
+            shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
+            logging.info(f"Frames with backpropagated forces: {shares}")
+        return stages
 
     # --------------------------------------------------------------------- a stage
 
@@ -301,10 +311,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 loss.backward()
             total += loss.detach()
         if (
-            self.hypers["jacobian_symmetry"]
+            stage.jacobian_symmetry
             and self.progress.steps_in_stage % symmetry.INTERVAL == 0
         ):
-            total += self._penalize_asymmetry(frames[-1], terms)
+            total += self._penalize_asymmetry(frames[-1], terms, stage)
         norm = torch.nn.utils.clip_grad_norm_(
             self._sum_gradients(), self.hypers["grad_clip_norm"]
         )
@@ -321,7 +331,9 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.average.update_parameters(self.model.backbone)
         return total
 
-    def _penalize_asymmetry(self, frame: Frame, terms: List[Term]) -> Tensor:
+    def _penalize_asymmetry(
+        self, frame: Frame, terms: List[Term], stage: Stage
+    ) -> Tensor:
         """Add gradients of the penalty on the curl of direct forces.
 
         :return: its value on this process.
@@ -329,17 +341,17 @@ class Trainer(TrainerInterface[TrainerHypers]):
         total = torch.zeros(1, device=self.processes.device)
         seed = int(self.progress.seed or 0) + self.progress.steps_in_stage
         generator = torch.Generator().manual_seed(seed % 2**63)
-        direction = torch.randn(
+        random = torch.randn(
             frame.positions.shape, dtype=torch.float64, generator=generator
         )
-        weight = symmetry.INTERVAL * self.hypers["jacobian_symmetry"]
+        weight = symmetry.INTERVAL * stage.jacobian_symmetry
+        backbone = self.model.backbone
         for mine in self.processes.share([frame], from_last=True):
             for term in terms:
                 if self.model.kinds.get(term.name) != "force":
                     continue
-                penalty = symmetry.asymmetry_penalty(
-                    self.model.backbone, mine, term.name, direction
-                )
+                stiff = symmetry.stiff_direction(backbone, mine, term.name, random)
+                penalty = symmetry.asymmetry_penalty(backbone, mine, term.name, stiff)
                 loss = weight * term.weight * penalty / term.spread**2
                 loss.backward()
                 total += loss.detach()
