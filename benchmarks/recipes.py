@@ -1,7 +1,7 @@
 """Which way to train: validation errors over wall-clock time, side by side.
 
     python benchmarks/recipes.py DATA --system water --minutes 15
-    python benchmarks/recipes.py DATA --system 3bpa --minutes 3 --recipes mixed half
+    python benchmarks/recipes.py DATA --system 3bpa --minutes 3 --recipes default half
 
 DATA is the folder with ``water-pbe0ts.xyz``, ``acetylacetone-300K.xyz`` and
 ``3bpa-300K.xyz``. All recipes of a call run at the same time, each on an equal share of
@@ -30,8 +30,8 @@ FILES = {
     "acetylacetone": ("acetylacetone-300K.xyz", 450, 500),
     "3bpa": ("3bpa-300K.xyz", 450, 500),
 }
-MIXED, CONSERVATIVE = "mixed", "conservative"
-RECIPES = (MIXED, CONSERVATIVE, "both from scratch", "two-stage", "half", "rising")
+DEFAULT, CONSERVATIVE = "default", "conservative"
+RECIPES = (DEFAULT, CONSERVATIVE, "both from scratch", "two-stage", "half", "rising")
 COLORS = dict(
     zip(
         RECIPES,
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--backbone", default="painn")
     parser.add_argument(
-        "--recipes", choices=RECIPES, nargs="*", default=[MIXED, CONSERVATIVE]
+        "--recipes", choices=RECIPES, nargs="*", default=[DEFAULT, CONSERVATIVE]
     )
     parser.add_argument("--work", type=Path, default=Path("outputs/recipes"))
     parser.add_argument("--out", type=Path, default=DOCS)

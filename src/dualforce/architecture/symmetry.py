@@ -1,17 +1,16 @@
 """A penalty on the curl of direct forces."""
 
 from dataclasses import replace
-from typing import List
 
 import torch
 from torch import Tensor
 
-from ..backbones import Backbone, Graph
+from ..backbones import Backbone
 from .data import Frame, collate
 
 
 INTERVAL = 4
-"""Steps of the optimiser from one penalty to the next: it costs as much as five frames
+"""Steps of the optimiser from one penalty to the next: it costs as much as four frames
 of direct training."""
 
 DISPLACEMENT = 0.003
@@ -19,34 +18,11 @@ DISPLACEMENT = 0.003
 the rounding of single precision."""
 
 
-def stiff_direction(
-    backbone: Backbone, frame: Frame, name: str, direction: Tensor
-) -> Tensor:
-    """One step of power iteration with the Jacobian of a direct force.
-
-    What is left of a direction lies mostly where the force changes fast, along bonds,
-    and there the antisymmetric part of the Jacobian is large as well.
-
-    :param backbone: the network.
-    :param frame: structure; its labels are not used.
-    :param name: the direct force, ``[n_atoms, 3, 1]``.
-    :param direction: shape ``[n_atoms, 3]``.
-    :return: a direction with a mean square of one, of the same shape; ``direction``
-        itself where the force does not change.
-    """
-    graph = _join(backbone, _ahead_and_behind(frame, direction), name)
-    with torch.no_grad():
-        forces = backbone.predict(graph, [name])[name]
-    ahead, behind = forces.squeeze(-1).to(direction).split(len(frame))
-    size = (ahead - behind).square().mean().sqrt()
-    return (ahead - behind) / size if size > 0.0 else direction
-
-
 def asymmetry_penalty(
     backbone: Backbone, frame: Frame, name: str, direction: Tensor
 ) -> Tensor:
     r"""Mean square of :math:`(J - J^T) v / 2`, with the Jacobian :math:`J` of a direct
-    force and a direction :math:`v`.
+    force and a random direction :math:`v`.
 
     Over random directions of unit variance it is the squared norm of the antisymmetric
     part of the Jacobian (arXiv:2412.11569, where 3N backward passes make it too dear in
@@ -59,8 +35,15 @@ def asymmetry_penalty(
     :param direction: shape ``[n_atoms, 3]``.
     :return: a scalar, in raw units of the force per length, squared.
     """
-    copies = [replace(frame, labels={}), *_ahead_and_behind(frame, direction)]
-    graph = _join(backbone, copies, name)
+    step = DISPLACEMENT * direction
+    copies = [replace(frame, labels={})]
+    copies += [
+        replace(frame, positions=frame.positions + sign * step, labels={})
+        for sign in (1.0, -1.0)
+    ]
+    reference = backbone.dtype_reference
+    assert isinstance(reference, Tensor)
+    graph = collate(copies, {name}, reference.dtype, reference.device).graph
     positions = graph.positions.detach().requires_grad_(True)
     forces = backbone.predict(graph._replace(positions=positions), [name])[name]
     here, ahead, behind = forces.squeeze(-1).split(len(frame))
@@ -68,19 +51,3 @@ def asymmetry_penalty(
     backward = torch.autograd.grad((here * v).sum(), positions, create_graph=True)[0]
     forward = (ahead - behind) / (2.0 * DISPLACEMENT)
     return (0.25 * (forward - backward[: len(frame)]) ** 2).mean()
-
-
-def _ahead_and_behind(frame: Frame, direction: Tensor) -> List[Frame]:
-    """The frame without labels, moved both ways."""
-    step = DISPLACEMENT * direction
-    return [
-        replace(frame, positions=frame.positions + sign * step, labels={})
-        for sign in (1.0, -1.0)
-    ]
-
-
-def _join(backbone: Backbone, frames: List[Frame], name: str) -> Graph:
-    """Frames as one graph, in the network's precision and on its device."""
-    reference = backbone.dtype_reference
-    assert isinstance(reference, Tensor)
-    return collate(frames, {name}, reference.dtype, reference.device).graph

@@ -341,17 +341,17 @@ class Trainer(TrainerInterface[TrainerHypers]):
         total = torch.zeros(1, device=self.processes.device)
         seed = int(self.progress.seed or 0) + self.progress.steps_in_stage
         generator = torch.Generator().manual_seed(seed % 2**63)
-        random = torch.randn(
+        direction = torch.randn(
             frame.positions.shape, dtype=torch.float64, generator=generator
         )
         weight = symmetry.INTERVAL * stage.jacobian_symmetry
-        backbone = self.model.backbone
         for mine in self.processes.share([frame], from_last=True):
             for term in terms:
                 if self.model.kinds.get(term.name) != "force":
                     continue
-                stiff = symmetry.stiff_direction(backbone, mine, term.name, random)
-                penalty = symmetry.asymmetry_penalty(backbone, mine, term.name, stiff)
+                penalty = symmetry.asymmetry_penalty(
+                    self.model.backbone, mine, term.name, direction
+                )
                 loss = weight * term.weight * penalty / term.spread**2
                 loss.backward()
                 total += loss.detach()
