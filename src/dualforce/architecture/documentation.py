@@ -43,9 +43,9 @@ class ModelHypers(TypedDict):
     zbl: bool = False
     """Add the ZBL repulsion of nuclei to the energy and to the direct force."""
     pair_potential: bool = True
-    """Fit a potential between pairs of atoms to the forces before the training; the
-    network learns what is left. Energy and direct force contain it alike, which brings
-    conservative and direct forces closer together."""
+    """Fit a potential between bonded pairs of atoms to the forces before the training;
+    the network learns what is left. Energy and direct force contain it alike, which
+    brings conservative and direct forces closer together."""
     painn: PaiNNHypers = init_with_defaults(PaiNNHypers)
     """Options of the ``painn`` network."""
     pet: PETHypers = init_with_defaults(PETHypers)
