@@ -152,6 +152,38 @@ def test_predict_is_forward(backbone: str) -> None:
         torch.testing.assert_close(training[name], forward[name], rtol=1e-9, atol=1e-11)
 
 
+def test_direct_forces_from_an_early_layer() -> None:
+    """They depend on no later one, in one pass with the energy or alone, compiled or
+    not."""
+    model = make_model()
+    systems = [as_system(model, random_cell())]
+    graph, names = _graph(model, systems), [ENERGY, FORCE, STRESS, "feature"]
+    last = model.backbone.predict(graph, names)
+    model.backbone.read_direct_from(1)
+    first = model.backbone.predict(graph, names)
+    with torch.no_grad():
+        for parameter in model.backbone.layers[1].parameters():
+            parameter.add_(torch.randn_like(parameter))
+    changed = torch.jit.script(model.backbone)(systems, names)
+    for name in (FORCE, STRESS):
+        assert not torch.allclose(first[name], last[name])
+        torch.testing.assert_close(changed[name], first[name])
+        alone = model.backbone.predict(graph, [name])
+        torch.testing.assert_close(alone[name], first[name])
+    for name in (ENERGY, "feature"):
+        torch.testing.assert_close(first[name], last[name])
+        assert not torch.allclose(changed[name], first[name])
+
+
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_direct_forces_from_a_layer_that_is_not_there(layer: int) -> None:
+    """There are two."""
+    hypers = small_hypers("painn")
+    hypers["painn"]["n_direct_layers"] = layer
+    with pytest.raises(ValueError, match=f"cannot be read from layer {layer} of 2"):
+        make_backbone(hypers, [1], "Angstrom")
+
+
 def _graph(model: Any, systems: List[System]) -> Graph:
     """The structures as training sees them."""
     options = model.backbone.requested_neighbor_lists()[0]

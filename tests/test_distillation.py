@@ -264,7 +264,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a conservative model."""
     folder = tmp_path_factory.mktemp("taught")
     data = write(folder / "a.xyz", clusters(6))
-    model = {"forces": "conservative", "painn": PAINN}
+    model = {"forces": "conservative", "painn": {**PAINN, "n_layers": 2}}
     run_cli(folder, options(data, {"num_epochs": 3}, model), output=folder / "t.pt")
     return folder
 
@@ -375,9 +375,14 @@ def test_student_of_a_calculator(
 
 
 def test_head_leaves_the_energy_alone(taught: Path, tmp_path: Path) -> None:
-    """In every bit, also when another precision is asked for; only the head changes."""
+    """In every bit, also when another precision is asked for; only the head changes,
+    which may be on an earlier layer."""
     data = _structures(tmp_path / "b.xyz")
-    tune = {"read_from": str(taught / "t.ckpt"), "train": "direct_head"}
+    tune = {
+        "read_from": str(taught / "t.ckpt"),
+        "train": "direct_head",
+        "direct_layers": 1,
+    }
     given = _with_teacher(
         data, str(taught / "t.ckpt"), tmp_path, num_epochs=3, finetune=tune
     )
@@ -396,6 +401,7 @@ def test_head_leaves_the_energy_alone(taught: Path, tmp_path: Path) -> None:
     start = load_checkpoint(taught / "t.ckpt")
     end = load_checkpoint(tmp_path / "hybrid.ckpt")
     assert isinstance(end, DualForce)
+    assert end.hypers["painn"]["n_direct_layers"] == 1
     mine = end.state_dict()
     for name, value in start.state_dict().items():
         assert torch.equal(mine[name], value), name

@@ -71,6 +71,7 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
         ({"num_epochs": None}, "give `num_epochs` or `max_minutes`"),
         ({"stages": [{"num_epochs": 1}, {}]}, "`max_minutes` for stage 2"),
         ({"stages": []}, "`stages` is empty"),
+        ({"finetune": {"direct_layers": 1}}, "goes with `train: direct_head`"),
         ({"jacobian_symmetry": -0.1}, "`jacobian_symmetry` of training is -0.1"),
         ({"loss": "hubert"}, "choose one of mse, mae, huber"),
         ({"loss": {"energy": {"reduction": "sum"}}}, "losses are means"),

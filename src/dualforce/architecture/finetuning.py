@@ -1,5 +1,6 @@
 """Fine-tuning that leaves the energy alone."""
 
+from ..backbones.painn import PaiNN
 from .model import DualForce
 
 
@@ -23,3 +24,19 @@ def freeze_all_but_direct_heads(model: DualForce) -> None:
     model.backbone.requires_grad_(False)
     for parameter in model.backbone.head_parameters(heads):
         parameter.requires_grad_(True)
+
+
+def read_direct_from(model: DualForce, layer: int) -> None:
+    """Read direct forces and stresses from an earlier layer of the network.
+
+    :param model: the model.
+    :param layer: counted from 1.
+    :raises ValueError: if there is no such layer, or the network is not a ``painn``.
+    """
+    if not isinstance(model.backbone, PaiNN):
+        raise ValueError(
+            "`finetune: direct_layers` is for `painn`; the backbone of this checkpoint "
+            f"is '{model.hypers['backbone']}'"
+        )
+    model.backbone.read_direct_from(layer)
+    model.hypers["painn"]["n_direct_layers"] = layer

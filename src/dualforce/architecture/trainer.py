@@ -30,7 +30,11 @@ from .data import (
 )
 from .distributed import Processes, start_processes
 from .documentation import TrainerHypers
-from .finetuning import DIRECT_KINDS, freeze_all_but_direct_heads
+from .finetuning import (
+    DIRECT_KINDS,
+    freeze_all_but_direct_heads,
+    read_direct_from,
+)
 from .fitting import fit_calibration, make_terms, to_raw_units, weight_in_stage
 from .labels import forget_files
 from .losses import Term, errors, predict
@@ -144,6 +148,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self.progress.seed = int(self.processes.agree(float(seed)))
         if self.only_direct_heads:
             freeze_all_but_direct_heads(self.model)
+            if (layer := self.hypers["finetune"].get("direct_layers")) is not None:
+                read_direct_from(self.model, layer)
             # The energy is to stay as it is, to the last bit.
             dtype = self.model.network_dtype()
         self._load_frames(train_datasets, val_datasets)

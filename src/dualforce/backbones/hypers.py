@@ -3,7 +3,9 @@
 # part of the typing standard.
 """Hyperparameters of the networks."""
 
-from typing_extensions import TypedDict
+from typing import Optional
+
+from typing_extensions import NotRequired, TypedDict
 
 
 class PaiNNHypers(TypedDict):
@@ -14,6 +16,10 @@ class PaiNNHypers(TypedDict):
     layer; cost grows with its third power."""
     n_layers: int = 3
     """Message-passing layers."""
+    n_direct_layers: NotRequired[Optional[int]] = None
+    """Layers that direct forces and stresses are read from, the first ones. Fewer than
+    ``n_layers`` make them cheaper and less accurate; left out, they are read from the
+    last."""
     n_channels: int = 64
     """Channels of scalar and of vector features."""
     n_radial: int = 6

@@ -174,6 +174,9 @@ class StressHead(nn.Module):
         return (virial + outer + outer.transpose(1, 2)).unsqueeze(-1)
 
 
+DIRECT_HEADS = (PairForceHead, StressHead)
+
+
 def _make_head(
     kind: str, n_properties: int, n_channels: int, n_radial: int, n_neighbors: float
 ) -> nn.Module:
@@ -193,12 +196,14 @@ class PaiNN(Backbone):
 
     :param hypers: see :class:`dualforce.architecture.documentation.PaiNNHypers`.
     :param atomic_types: atomic numbers the network knows.
+    :raises ValueError: if direct forces are to be read from a layer that is not there.
     """
 
     equivariant = True
     zero_net_force = True
 
     type_index: Tensor
+    depths: Dict[str, int]
 
     def __init__(self, hypers: PaiNNHypers, atomic_types: List[int]) -> None:
         super().__init__()
@@ -225,6 +230,8 @@ class PaiNN(Backbone):
             for i in range(hypers["n_layers"])
         )
         self.heads = nn.ModuleDict()
+        self.depths = {}
+        self.read_direct_from(hypers.get("n_direct_layers") or hypers["n_layers"])
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.neighbor_list]
@@ -233,6 +240,23 @@ class PaiNN(Backbone):
         self.heads[name] = _make_head(
             kind, n_properties, self.n_channels, self.n_radial, self.n_neighbors
         )
+        is_direct = isinstance(self.heads[name], DIRECT_HEADS)
+        self.depths[name] = self.n_direct_layers if is_direct else len(self.layers)
+
+    def read_direct_from(self, layer: int) -> None:
+        """Read direct forces and stresses from a layer, so that they need no others.
+
+        :param layer: counted from 1.
+        :raises ValueError: if there is no such layer.
+        """
+        if not 1 <= layer <= len(self.layers):
+            raise ValueError(
+                f"direct forces cannot be read from layer {layer} of {len(self.layers)}"
+            )
+        self.n_direct_layers = layer
+        for name, head in self.heads.items():
+            if isinstance(head, DIRECT_HEADS):
+                self.depths[name] = layer
 
     def _rows(
         self, vectors: Tensor, centers: Tensor, neighbors: Tensor, n_atoms: int
@@ -270,14 +294,22 @@ class PaiNN(Backbone):
         x = NodeFeatures(
             scalars, torch.zeros_like(scalars).unsqueeze(1).repeat(1, 3, 1)
         )
-        for layer in self.layers:  # a message and an update
-            x = layer[1](layer[0](rows, x))  # type: ignore[index]
+        needed = self._layers_needed(outputs)
+        for index, layer in enumerate(self.layers):  # a message and an update
+            if index < needed:
+                x = layer[1](layer[0](rows, x))  # type: ignore[index]
+                for name, head in self.heads.items():
+                    if name in outputs and self.depths[name] == index + 1:
+                        results[name] = head(rows, x)
         if "feature" in outputs:
             results["feature"] = x.scalars
-        for name, head in self.heads.items():
-            if name in outputs:
-                results[name] = head(rows, x)
         return results
+
+    def _layers_needed(self, outputs: List[str]) -> int:
+        needed = 0
+        for name in outputs:
+            needed = max(needed, self.depths.get(name, len(self.layers)))
+        return needed
 
     def predict(self, graph: Graph, outputs: List[str]) -> Dict[str, Tensor]:
         return self._evaluate(
