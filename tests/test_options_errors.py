@@ -151,7 +151,8 @@ def test_other_architectures_keep_the_functions_of_metatrain(
 ) -> None:
     """A wrong forces key is an error here and a warning in metatrain."""
     given = options(water, {"num_epochs": 1}, energy={"forces": {"key": "force"}})
-    given["architecture"] = {"name": "soap_bpnn", "training": {"num_epochs": 1}}
+    training = {"num_epochs": 1, "batch_size": 2}
+    given["architecture"] = {"name": "soap_bpnn", "training": training}
     run_cli(tmp_path, given)
     assert "no frame has the key" in message_of(
         lambda: run_cli(tmp_path, options(water, energy={"forces": {"key": "force"}}))
