@@ -98,7 +98,7 @@ class FinetuneHypers(TypedDict):
     """``direct_head``: train the head of the direct force (and stress) only. The energy
     and its gradient stay what they are, in every bit, and so does the precision of the
     network."""
-    direct_layers: NotRequired[Optional[int]] = None
+    direct_layers: NotRequired[Optional[int]]
     """With ``direct_head`` and ``painn``: layers below the head, the first ones. With
     half of them direct forces take about half of the time."""
 

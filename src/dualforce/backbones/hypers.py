@@ -3,8 +3,6 @@
 # part of the typing standard.
 """Hyperparameters of the networks."""
 
-from typing import Optional
-
 from typing_extensions import NotRequired, TypedDict
 
 
@@ -16,7 +14,7 @@ class PaiNNHypers(TypedDict):
     layer; cost grows with its third power."""
     n_layers: int = 3
     """Message-passing layers."""
-    n_direct_layers: NotRequired[Optional[int]] = None
+    n_direct_layers: NotRequired[int]
     """Layers that direct forces and stresses are read from, the first ones. Fewer than
     ``n_layers`` make them cheaper and less accurate; left out, they are read from the
     last."""

@@ -231,7 +231,7 @@ class PaiNN(Backbone):
         )
         self.heads = nn.ModuleDict()
         self.depths = {}
-        self.read_direct_from(hypers.get("n_direct_layers") or hypers["n_layers"])
+        self.read_direct_from(hypers.get("n_direct_layers", hypers["n_layers"]))
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.neighbor_list]
