@@ -125,10 +125,8 @@ def run(model: Path, atoms: ase.Atoms, case: Case, picoseconds: float) -> List[s
 
 
 def draw(results: Dict[str, Any]) -> None:
-    """Write the table of all cases that have run."""
-    rows = [
-        results["rows"][case.name] for case in CASES if case.name in results["rows"]
-    ]
+    """Write the table."""
+    rows = [results["rows"][case.name] for case in CASES]
     reference = float(rows[0][3].split()[0])
     for row in rows:
         mean, _, width = row[3].split()
@@ -154,12 +152,17 @@ def main() -> None:
     parser.add_argument("structure", type=Path)
     parser.add_argument("--ps", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("nvt.json"))
+    parser.add_argument("--results", type=Path, default=Path("outputs/nvt.json"))
     arguments = parser.parse_args()
     atoms = equilibrated(arguments.model, arguments.structure, TEMPERATURE)
     results: Dict[str, Any] = {"n_atoms": len(atoms), "ps": arguments.ps, "rows": {}}
     if arguments.results.exists():
         results = json.loads(arguments.results.read_text())
+        if results["ps"] != arguments.ps:
+            parser.error(
+                f"{arguments.results} has runs of {results['ps']} ps: remove it"
+            )
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         futures = {
             pool.submit(run, arguments.model, atoms, case, arguments.ps): case.name

@@ -100,7 +100,7 @@ class FinetuneHypers(TypedDict):
     network."""
     direct_layers: NotRequired[Optional[int]]
     """With ``direct_head`` and ``painn``: layers below the head, the first ones. With
-    half of them direct forces take about half of the time."""
+    half of four layers direct forces take 0.6 of the time."""
 
 
 class ExtendHypers(TypedDict):
@@ -185,7 +185,7 @@ class TrainerHypers(TypedDict):
     """Weight of direct against conservative forces, likewise of stresses."""
     jacobian_symmetry: float = 0.0
     """Weight, against direct forces, of a penalty on the antisymmetric part of their
-    Jacobian, in a sixth more time. 0.12 in a last stage makes direct forces more nearly
+    Jacobian, in a quarter more time. 0.12 in a last stage makes direct forces more nearly
     conservative and no less accurate, see docs/recipe.md."""
     stress_weight: float = 0.1
     """Weight of stresses against forces where ``loss`` gives no weights."""

@@ -94,7 +94,7 @@ def fit_pair_potential(
     :param frames: frames; those without the label are left out.
     """
     chosen = _spread([frame for frame in frames if label in frame.labels])
-    if len(chosen) < 2:
+    if len(chosen) < 2 or not counts.any():
         return
     if counts.sum() > MAX_UNKNOWNS:
         logging.info(f"No pair potential for '{target}': there are too many elements")

@@ -56,7 +56,8 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
         if not hypers[name] > 0.0:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
     finetune = hypers["finetune"]
-    if finetune.get("direct_layers") and finetune.get("train") != "direct_head":
+    early = finetune.get("direct_layers") is not None
+    if early and finetune.get("train") != "direct_head":
         raise ValueError("`finetune: direct_layers` goes with `train: direct_head`")
     for name in ("ema_decay", "warmup_fraction"):
         if not 0.0 <= hypers[name] < 1.0:

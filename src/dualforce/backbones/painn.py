@@ -295,14 +295,16 @@ class PaiNN(Backbone):
             scalars, torch.zeros_like(scalars).unsqueeze(1).repeat(1, 3, 1)
         )
         needed = self._layers_needed(outputs)
+        after = [x]
         for index, layer in enumerate(self.layers):  # a message and an update
             if index < needed:
                 x = layer[1](layer[0](rows, x))  # type: ignore[index]
-                for name, head in self.heads.items():
-                    if name in outputs and self.depths[name] == index + 1:
-                        results[name] = head(rows, x)
+                after.append(x)
         if "feature" in outputs:
             results["feature"] = x.scalars
+        for name, head in self.heads.items():
+            if name in outputs:
+                results[name] = head(rows, after[self.depths[name]])
         return results
 
     def _layers_needed(self, outputs: List[str]) -> int:
