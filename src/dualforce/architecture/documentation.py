@@ -185,8 +185,8 @@ class TrainerHypers(TypedDict):
     """Weight of direct against conservative forces, likewise of stresses."""
     jacobian_symmetry: float = 0.0
     """Weight, against direct forces, of a penalty on the antisymmetric part of their
-    Jacobian, in a quarter more time. 0.12 in a last stage makes direct forces more nearly
-    conservative and no less accurate, see docs/recipe.md."""
+    Jacobian, in a quarter more time. 0.12 in a last stage makes direct forces more
+    nearly conservative and no less accurate, see docs/recipe.md."""
     stress_weight: float = 0.1
     """Weight of stresses against forces where ``loss`` gives no weights."""
     atomic_baseline: FixedCompositionWeights | str = {}
