@@ -21,7 +21,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from learning_curves import LABELS, finish, read_log, start  # noqa: E402
+from learning_curves import LABELS, PET, finish, read_log, start  # noqa: E402
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -78,7 +78,7 @@ def options(
         "base_precision": 32,
         "architecture": {
             "name": "experimental.dualforce",
-            "model": {"forces": forces, "backbone": backbone},
+            "model": {"forces": forces, "backbone": backbone, "pet": PET},
             "training": training(recipe, minutes),
         },
         "training_set": {

@@ -1,5 +1,7 @@
 """Physics of the model, each against an independent calculation."""
 
+import gzip
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -31,6 +33,8 @@ from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_generic_target_info
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from torch import Tensor
+
+from dualforce.architecture.model import DualForce
 
 
 NAMES = (ENERGY, FORCE, STRESS)
@@ -435,3 +439,18 @@ def test_neighbor_lists() -> None:
     )
     known = get_system_with_neighbor_lists(system, lists).known_neighbor_lists()
     assert len(known) == len(lists)
+
+
+def test_models_of_version_1_stay_what_they_were() -> None:
+    """Norms were sharp then; the energy is what the code of that version gave."""
+    path = (
+        Path(__file__).parent / "checkpoints" / "painn" / "model-v1_trainer-v1.ckpt.gz"
+    )
+    with gzip.open(path) as file:
+        checkpoint = torch.load(file, weights_only=False)
+    model = DualForce.load_checkpoint(
+        DualForce.upgrade_checkpoint(checkpoint), "export"
+    )
+    model.network_to(torch.device("cpu"), torch.float64)
+    water = Atoms("OH2", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0.1]])
+    assert energy_of(model, water) == pytest.approx(-2080.960344601286, abs=1e-9)

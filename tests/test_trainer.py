@@ -302,7 +302,7 @@ def test_water_is_learnt(tmp_path: Path) -> None:
 def _first_loss(given: Dict[str, Any], directory: Path) -> Tuple[float, Trainer]:
     _, trainer = _ready(given, directory)
     _record(trainer)
-    fraction = make_stages(trainer.hypers, trainer.model.hypers["forces"])[0]
+    fraction = make_stages(trainer.hypers, trainer.model.hypers)[0]
     return _step(trainer, trainer.train_frames, fraction), trainer
 
 
@@ -418,23 +418,27 @@ def test_stages_take_what_they_leave_out_from_the_run(tmp_path: Path) -> None:
     """And keep what they say."""
     path = write(tmp_path / "water.xyz", clusters(4))
     stages = [{"num_epochs": 1}, {"num_epochs": 1, "jacobian_symmetry": 0.0}]
-    given = options(path, {"stages": stages, "jacobian_symmetry": 0.3})
-    _, trainer, _ = prepare(given)
-    made = make_stages(trainer.hypers, "hybrid")
+    training = {"stages": stages, "jacobian_symmetry": 0.3, "learning_rate": 2e-3}
+    given = options(path, training)
+    model, trainer, _ = prepare(given)
+    made = make_stages(trainer.hypers, model.hypers)
     assert [stage.jacobian_symmetry for stage in made] == [0.3, 0.0]
-    assert {stage.learning_rate for stage in made} == {trainer.hypers["learning_rate"]}
+    assert [stage.learning_rate for stage in made] == [2e-3, 2e-3]
 
 
-@pytest.mark.parametrize("batch_size, fraction", [(33, 1.0), (34, 0.25)])
-def test_all_frames_are_conservative_in_small_batches(
-    batch_size: int, fraction: float, tmp_path: Path
+@pytest.mark.parametrize(
+    "batch_size, fraction, rate", [(33, 1.0, 4e-3), (34, 0.25, 1e-2)]
+)
+def test_small_batches_have_defaults_of_their_own(
+    batch_size: int, fraction: float, rate: float, tmp_path: Path
 ) -> None:
-    """Of fewer than 200 atoms; these frames have six."""
+    """Those of fewer than 200 atoms; these frames have six."""
     path = write(tmp_path / "water.xyz", clusters(4))
     training = {"batch_size": batch_size, "conservative_fraction": None}
     _, trainer = _ready(options(path, training), tmp_path)
     (stage,) = trainer._make_stages()
     assert stage.conservative_fraction == fraction
+    assert stage.learning_rate == rate
 
 
 def test_max_minutes_ends_in_time(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ An upgrade from version ``n`` of the model is a function ``model_update_vn_vn+1`
 changes the checkpoint in place; trainers likewise.
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional
+
+import torch
 
 
 def upgrade(checkpoint: Dict[str, Any], part: str, version: int) -> Dict[str, Any]:
@@ -26,3 +28,31 @@ def upgrade(checkpoint: Dict[str, Any], part: str, version: int) -> Dict[str, An
             f"{checkpoint[key]}, while the current {part} version is {version}."
         )
     return checkpoint
+
+
+def model_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
+    """Norms in ``painn`` were not softened, and their softening not stored.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    _add_softening(checkpoint["model_state_dict"])
+    _add_softening(checkpoint["best_model_state_dict"])
+
+
+def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
+    """The same in the weights that a restart goes on from.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    _add_softening(checkpoint["average_state_dict"])
+    _add_softening(checkpoint["best_model_state_dict"])
+
+
+def _add_softening(state: Optional[Dict[str, torch.Tensor]]) -> None:
+    if state is None:
+        return
+    # Every update has a matrix of this name, and no other network does.
+    for key, weights in list(state.items()):
+        if key.endswith(".mix.weight"):
+            softening = key.replace("mix.weight", "softening")
+            state[softening] = torch.tensor(1e-6).to(weights)

@@ -164,8 +164,10 @@ class TrainerHypers(TypedDict):
     stages: Optional[list[StageHypers]] = None
     """Stages of the run, one after the other, each from the best model of the one
     before. Without stages a run is one stage."""
-    learning_rate: float = 1e-2
-    """Highest learning rate, of Muon for matrices and AdamW for other weights."""
+    learning_rate: Optional[float] = None
+    """Highest learning rate, of Muon for matrices and AdamW for other weights. Left
+    out: 1e-2 for ``painn``, 4e-3 in batches of fewer than 200 atoms, and 1e-3 for the
+    networks of metatrain."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""
     weight_decay: float = 0.0

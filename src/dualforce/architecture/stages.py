@@ -7,7 +7,14 @@ from typing import Any, Dict, List, Mapping, Optional
 
 FEW_ATOMS = 200
 """In a batch of fewer atoms, conservative forces of all frames cost as much time as
-those of some: it is the number of operations that counts."""
+those of some: it is the number of operations that counts. Its gradients are noisier,
+and more steps fit in the same time: smaller ones learn more in the end."""
+
+LEARNING_RATE, LEARNING_RATE_FEW_ATOMS = 1e-2, 4e-3
+"""Of ``painn``, in batches of many and of few atoms."""
+
+LEARNING_RATE_METATRAIN = 1e-3
+"""Of the networks of metatrain, which do not learn at higher ones."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
         if hypers[name] < 1:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be at least 1")
     for name in ("learning_rate", "grad_clip_norm", "max_force"):
-        if not hypers[name] > 0.0:
+        if hypers[name] is not None and not hypers[name] > 0.0:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
     finetune = hypers["finetune"]
     early = finetune.get("direct_layers") is not None
@@ -66,15 +73,28 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
             )
 
 
+def default_learning_rate(backbone: str, atoms_per_batch: float) -> float:
+    """Highest learning rate where options do not say.
+
+    :param backbone: name of the network.
+    :param atoms_per_batch: atoms in a batch, on average.
+    """
+    if backbone != "painn":
+        return LEARNING_RATE_METATRAIN
+    return LEARNING_RATE_FEW_ATOMS if atoms_per_batch < FEW_ATOMS else LEARNING_RATE
+
+
 def make_stages(
-    hypers: Mapping[str, Any], forces: str, atoms_per_batch: float = math.inf
+    hypers: Mapping[str, Any],
+    model: Mapping[str, Any],
+    atoms_per_batch: float = math.inf,
 ) -> List[Stage]:
     """Stages that training options describe.
 
     :param hypers: training options.
-    :param forces: the option ``forces`` of the model.
-    :param atoms_per_batch: decides on the share of conservative frames where options do
-        not.
+    :param model: model options.
+    :param atoms_per_batch: decides on learning rate and share of conservative frames
+        where options do not.
     :raises ValueError: if a stage has no length, a fraction is not in [0, 1] or a
         weight is negative.
     """
@@ -92,6 +112,9 @@ def make_stages(
                 f"`conservative_fraction` of {name} is {fraction}, it must lie between "
                 "0 and 1"
             )
+        rate = options.get("learning_rate", hypers["learning_rate"])
+        if rate is None:
+            rate = default_learning_rate(model["backbone"], atoms_per_batch)
         symmetry = options.get("jacobian_symmetry", hypers["jacobian_symmetry"])
         if not symmetry >= 0.0:
             raise ValueError(
@@ -101,9 +124,9 @@ def make_stages(
             name=name,
             num_epochs=length.get("num_epochs"),
             max_minutes=length.get("max_minutes"),
-            learning_rate=options.get("learning_rate", hypers["learning_rate"]),
+            learning_rate=rate,
             conservative_fraction={"conservative": 1.0, "direct": 0.0}.get(
-                forces, fraction
+                model["forces"], fraction
             ),
             weights=dict(options.get("weights", {})),
             jacobian_symmetry=symmetry,

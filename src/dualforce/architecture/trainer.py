@@ -72,7 +72,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.architecture.documentation.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 1
+    __checkpoint_version__ = 2
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one
@@ -117,7 +117,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             )
         check_ranges(self.hypers)
         # Wrong options are to be found before the data are read.
-        make_stages(self.hypers, model.hypers["forces"])
+        make_stages(self.hypers, model.hypers)
         self.model = model
         self.checkpoint_path = Path(checkpoint_dir) / "checkpoint.ckpt"
         self.processes = start_processes(self.hypers, devices)
@@ -186,7 +186,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _make_stages(self) -> List[Stage]:
         n_atoms = sum(len(frame) for frame in self.train_frames)
         per_batch = self.hypers["batch_size"] * n_atoms / len(self.train_frames)
-        stages = make_stages(self.hypers, self.model.hypers["forces"], per_batch)
+        stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
             logging.info(f"Frames with backpropagated forces: {shares}")

@@ -17,6 +17,10 @@ from .neighbors import EdgeRows, make_rows, neighbor_sums
 from .radial import RadialBasis
 
 
+SOFTENING = 3.0
+"""Square of the length below which a vector counts as short."""
+
+
 class NodeFeatures(NamedTuple):
     """State of the atoms."""
 
@@ -75,18 +79,24 @@ class Message(nn.Module):
 class Update(nn.Module):
     """Mixing of scalars and vectors within an atom (arXiv:2102.03150, Eqs. 9 and 10).
 
+    The norm of a vector has a kink where the vector vanishes, and a network made of
+    kinks fits what it has seen and little else. So norms are ``sqrt(v^2 +
+    softening)``, quadratic for short vectors.
+
     :param n_channels: channels of scalars and of vectors.
     """
 
+    softening: Tensor
+
     def __init__(self, n_channels: int) -> None:
         super().__init__()
+        self.register_buffer("softening", torch.tensor(SOFTENING))
         self.mix = nn.Linear(n_channels, 2 * n_channels, bias=False)
         self.gates = _mlp(2 * n_channels, n_channels, 3 * n_channels)
 
     def forward(self, x: NodeFeatures) -> NodeFeatures:
         u, v = self.mix(x.vectors).chunk(2, dim=-1)
-        # The small constant keeps the second derivative finite where vectors vanish.
-        norms = torch.sqrt((v * v).sum(1) + 1e-6)
+        norms = torch.sqrt((v * v).sum(1) + self.softening)
         gates = self.gates(torch.cat([x.scalars, norms], dim=-1))
         # Not by `chunk`, whose gradient TorchScript gets wrong where a part is not used
         # (the last one, in models without direct forces).
