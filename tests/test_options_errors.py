@@ -65,12 +65,16 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
     "training, expected",
     [
         ({"batch_size": 0}, "`batch_size` is 0, it must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` is 0.0, it must be positive"),
+        ({"learning_rate": 0.0}, "`learning_rate` of training is 0.0, it must be"),
         ({"ema_decay": 1.0}, "`ema_decay` is 1.0"),
         ({"conservative_fraction": 1.5}, "must lie between 0 and 1"),
         ({"num_epochs": None}, "give `num_epochs` or `max_minutes`"),
         ({"stages": [{"num_epochs": 1}, {}]}, "`max_minutes` for stage 2"),
         ({"stages": []}, "`stages` is empty"),
+        (
+            {"stages": [{"num_epochs": 1, "weights": {"energy": -1.0}}]},
+            "`energy` of stage 1 is -1.0, it must not be",
+        ),
         ({"finetune": {"direct_layers": 1}}, "goes with `train: direct_head`"),
         ({"jacobian_symmetry": -0.1}, "`jacobian_symmetry` of training is -0.1"),
         ({"loss": "hubert"}, "choose one of mse, mae, huber"),

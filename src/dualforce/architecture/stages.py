@@ -28,6 +28,7 @@ class Stage:
     :param conservative_fraction: share of frames matched by backpropagation.
     :param weights: factors on loss terms, by the name in the options.
     :param jacobian_symmetry: weight of the penalty on the curl of direct forces.
+    :raises ValueError: if a number makes no sense or the stage has no length.
     """
 
     name: str
@@ -37,6 +38,26 @@ class Stage:
     conservative_fraction: float
     weights: Dict[str, float] = field(default_factory=dict)
     jacobian_symmetry: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_epochs is None and self.max_minutes is None:
+            raise ValueError(f"give `num_epochs` or `max_minutes` for {self.name}")
+        if not 0.0 <= self.conservative_fraction <= 1.0:
+            raise ValueError(
+                f"`conservative_fraction` of {self.name} is "
+                f"{self.conservative_fraction}, it must lie between 0 and 1"
+            )
+        if not self.learning_rate > 0.0:
+            raise ValueError(
+                f"`learning_rate` of {self.name} is {self.learning_rate}, it must be "
+                "positive"
+            )
+        factors = {"jacobian_symmetry": self.jacobian_symmetry, **self.weights}
+        for key, factor in factors.items():
+            if not factor >= 0.0:
+                raise ValueError(
+                    f"`{key}` of {self.name} is {factor}, it must not be negative"
+                )
 
     def progress(self, steps: int, steps_per_epoch: int, seconds: float) -> float:
         """How much of the stage is over, from 0 to 1; the limit met first counts."""
@@ -59,8 +80,8 @@ def check_ranges(hypers: Mapping[str, Any]) -> None:
     for name in ("batch_size", "log_interval", "checkpoint_interval"):
         if hypers[name] < 1:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be at least 1")
-    for name in ("learning_rate", "grad_clip_norm", "max_force"):
-        if hypers[name] is not None and not hypers[name] > 0.0:
+    for name in ("grad_clip_norm", "max_force"):
+        if not hypers[name] > 0.0:
             raise ValueError(f"`{name}` is {hypers[name]}, it must be positive")
     finetune = hypers["finetune"]
     early = finetune.get("direct_layers") is not None
@@ -95,48 +116,47 @@ def make_stages(
     :param model: model options.
     :param atoms_per_batch: decides on learning rate and share of conservative frames
         where options do not.
-    :raises ValueError: if a stage has no length, a fraction is not in [0, 1] or a
-        weight is negative.
+    :raises ValueError: if a stage has no length, a fraction is not in [0, 1], a
+        learning rate is not positive or a weight is negative.
     """
     listed = hypers["stages"]
-    stages = []
-    for number, options in enumerate(listed if listed is not None else [{}]):
-        name = options.get("name", f"stage {number + 1}" if listed else "training")
-        own_length = "num_epochs" in options or "max_minutes" in options
-        length = options if own_length or listed else hypers
-        fraction = options.get("conservative_fraction", hypers["conservative_fraction"])
-        if fraction is None:
-            fraction = 1.0 if atoms_per_batch < FEW_ATOMS else 0.25
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(
-                f"`conservative_fraction` of {name} is {fraction}, it must lie between "
-                "0 and 1"
-            )
-        rate = options.get("learning_rate", hypers["learning_rate"])
-        if rate is None:
-            rate = default_learning_rate(model["backbone"], atoms_per_batch)
-        symmetry = options.get("jacobian_symmetry", hypers["jacobian_symmetry"])
-        if not symmetry >= 0.0:
-            raise ValueError(
-                f"`jacobian_symmetry` of {name} is {symmetry}, it must not be negative"
-            )
-        stage = Stage(
-            name=name,
-            num_epochs=length.get("num_epochs"),
-            max_minutes=length.get("max_minutes"),
-            learning_rate=rate,
-            conservative_fraction={"conservative": 1.0, "direct": 0.0}.get(
-                model["forces"], fraction
-            ),
-            weights=dict(options.get("weights", {})),
-            jacobian_symmetry=symmetry,
-        )
-        if stage.num_epochs is None and stage.max_minutes is None:
-            raise ValueError(f"give `num_epochs` or `max_minutes` for {name}")
-        stages.append(stage)
-    if not stages:
+    if listed is None:
+        length = {key: hypers[key] for key in ("num_epochs", "max_minutes")}
+        listed = [{"name": "training", **length}]
+    if not listed:
         raise ValueError("`stages` is empty; leave it out for a run of one stage")
-    return stages
+    return [
+        _make_stage(f"stage {number}", options, hypers, model, atoms_per_batch)
+        for number, options in enumerate(listed, start=1)
+    ]
+
+
+def _make_stage(
+    name: str,
+    options: Mapping[str, Any],
+    hypers: Mapping[str, Any],
+    model: Mapping[str, Any],
+    atoms_per_batch: float,
+) -> Stage:
+    chosen = {
+        key: options.get(key, hypers[key])
+        for key in ("conservative_fraction", "learning_rate", "jacobian_symmetry")
+    }
+    if chosen["conservative_fraction"] is None:
+        chosen["conservative_fraction"] = 1.0 if atoms_per_batch < FEW_ATOMS else 0.25
+    if chosen["learning_rate"] is None:
+        rate = default_learning_rate(model["backbone"], atoms_per_batch)
+        chosen["learning_rate"] = rate
+    if model["forces"] != "hybrid":
+        only_conservative = model["forces"] == "conservative"
+        chosen["conservative_fraction"] = 1.0 if only_conservative else 0.0
+    return Stage(
+        name=options.get("name", name),
+        num_epochs=options.get("num_epochs"),
+        max_minutes=options.get("max_minutes"),
+        weights=dict(options.get("weights", {})),
+        **chosen,
+    )
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:

@@ -190,6 +190,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
             logging.info(f"Frames with backpropagated forces: {shares}")
+        rates = ", ".join(f"{stage.learning_rate:g}" for stage in stages)
+        logging.info(f"Highest learning rate: {rates}")
         return stages
 
     # --------------------------------------------------------------------- a stage
