@@ -22,6 +22,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from learning_curves import LABELS, PET, finish, read_log, start  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -165,6 +166,10 @@ def plot(runs: List[Dict[str, Any]], path: Path) -> None:
             axes.set(
                 xlabel="minutes", ylabel=f"MAE: {label}", xscale="log", yscale="log"
             )
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
             axes.set_title(f"{system}, {backbone}", fontsize=9)
             axes.grid(alpha=0.3, which="both")
         panels[1].legend(frameon=False, fontsize=8)
