@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import pytest
 import torch
+from metatrain.utils.architectures import get_default_hypers
 from metatrain.utils.data.readers.ase import read as metatrain_read
 from train_helpers import (
     CPU,
@@ -35,7 +36,7 @@ from dualforce.architecture.fitting import (
     weight_in_stage,
 )
 from dualforce.architecture.losses import Term
-from dualforce.architecture.model import DualForce
+from dualforce.architecture.model import NAME, DualForce
 from dualforce.architecture.report import EpochReport, ErrorSums
 from dualforce.architecture.stages import Stage, conservative_count, make_stages
 from dualforce.architecture.trainer import Trainer
@@ -439,6 +440,14 @@ def test_small_batches_have_defaults_of_their_own(
     (stage,) = trainer._make_stages()
     assert stage.conservative_fraction == fraction
     assert stage.learning_rate == rate
+
+
+@pytest.mark.parametrize("forces", ["hybrid", "conservative", "direct"])
+def test_fractions_are_checked_whatever_the_forces(forces: str) -> None:
+    """Also where the forces decide on the fraction."""
+    hypers = get_default_hypers(NAME)["training"] | {"conservative_fraction": 1.5}
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        make_stages(hypers, {"backbone": "painn", "forces": forces})
 
 
 def test_max_minutes_ends_in_time(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Stages of a run, and the learning rate within them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional
 
 
@@ -147,16 +147,18 @@ def _make_stage(
     if chosen["learning_rate"] is None:
         rate = default_learning_rate(model["backbone"], atoms_per_batch)
         chosen["learning_rate"] = rate
-    if model["forces"] != "hybrid":
-        only_conservative = model["forces"] == "conservative"
-        chosen["conservative_fraction"] = 1.0 if only_conservative else 0.0
-    return Stage(
+    stage = Stage(
         name=options.get("name", name),
         num_epochs=options.get("num_epochs"),
         max_minutes=options.get("max_minutes"),
         weights=dict(options.get("weights", {})),
         **chosen,
     )
+    # Only now, so that what was given has been checked.
+    if model["forces"] == "hybrid":
+        return stage
+    fraction = 1.0 if model["forces"] == "conservative" else 0.0
+    return replace(stage, conservative_fraction=fraction)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:

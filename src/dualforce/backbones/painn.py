@@ -79,9 +79,9 @@ class Message(nn.Module):
 class Update(nn.Module):
     """Mixing of scalars and vectors within an atom (arXiv:2102.03150, Eqs. 9 and 10).
 
-    The norm of a vector has a kink where the vector vanishes, and a network made of
-    kinks fits what it has seen and little else. So norms are ``sqrt(v^2 +
-    softening)``, quadratic for short vectors.
+    The norm of a vector has a kink where the vector vanishes, which makes forces rough
+    between the frames of a small data set. So norms are ``sqrt(v^2 + softening)``,
+    quadratic for short vectors.
 
     :param n_channels: channels of scalars and of vectors.
     """
