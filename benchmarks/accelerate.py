@@ -22,13 +22,11 @@ import ase.io
 import numpy as np
 import torch
 
-from dualforce.diagnostics.heating import run_nve
-from dualforce.diagnostics.results import Estimate, NVERun, NVTRun
-from dualforce.diagnostics.runs import prepare
-from dualforce.diagnostics.thermostatted import run_nvt
-from dualforce.distillation import TeacherAndStudent
+from dualforce import CombinedForces, ForceSource, MetatomicForces, load_forces
+from dualforce.diagnostics import NVERun, NVTRun, prepare, run_nve, run_nvt
 from dualforce.distillation.teacher import load_teacher
-from dualforce.dynamics import HybridForces, TwoForces, repartition_hydrogen_mass
+from dualforce.md import repartition_hydrogen_mass
+from dualforce.md.statistics import Estimate
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -38,8 +36,8 @@ TIMESTEP, TEMPERATURE, TAU = 0.5, 300.0, 100.0
 
 
 def different_energies(teacher: str, pair: str, frames: List[ase.Atoms]) -> int:
-    """Structures of 100 whose energies are not the same in every bit."""
-    both, alone = HybridForces(pair), HybridForces(teacher, pair)
+    """Structures of 100 whose energies are not bitwise identical."""
+    both, alone = MetatomicForces(pair), load_forces(teacher, pair)
     rng, n_different = np.random.default_rng(0), 0
     with torch.jit.optimized_execution(False):
         for number in range(100):
@@ -50,16 +48,16 @@ def different_energies(teacher: str, pair: str, frames: List[ase.Atoms]) -> int:
     return n_different
 
 
-def load(arguments: argparse.Namespace) -> TwoForces:
+def load(arguments: argparse.Namespace) -> ForceSource:
     """The pair, or teacher and student."""
     if arguments.pair:
-        return HybridForces(arguments.pair)
+        return MetatomicForces(arguments.pair)
     teacher = load_teacher(arguments.teacher, Path("labels"))
-    return TeacherAndStudent(teacher.calculator, arguments.student)
+    return CombinedForces(teacher.forces, load_forces(arguments.student))
 
 
 def measure(
-    forces: TwoForces,
+    forces: ForceSource,
     start: ase.Atoms,
     n_inner: int,
     picoseconds: float,
@@ -89,7 +87,12 @@ def measure(
 
 def describe_nve(run: NVERun) -> Dict[str, Any]:
     """What the table needs."""
-    return {"drift": run.drift, "failed": run.failed, "ms_per_step": run.ms_per_step}
+    candidate = run.candidate
+    return {
+        "drift": candidate.drift,
+        "failed": candidate.failed,
+        "ms_per_step": candidate.ms_per_step,
+    }
 
 
 def describe_nvt(run: NVTRun) -> Dict[str, Any]:
@@ -163,12 +166,11 @@ def main() -> None:
     if arguments.hydrogen_mass is not None:
         repartition_hydrogen_mass(frames[-1], arguments.hydrogen_mass)
     forces = load(arguments)
-    if isinstance(forces, HybridForces):
+    if isinstance(forces, MetatomicForces):
         forces.warm_up(frames[-1])
     start = prepare(
         forces,
         frames[-1],
-        kind="conservative",
         temperature_K=TEMPERATURE,
         timestep_fs=arguments.timestep,
         length_fs=min(1000.0, 200.0 * arguments.ps),

@@ -28,11 +28,11 @@ from ase.md.verlet import VelocityVerlet
 from ipi.scripting import InteractiveSimulation
 from metatomic_ase import MetatomicCalculator
 
-from dualforce.dynamics import DirectOnly, HybridForces, RespaVelocityVerlet
-from dualforce.dynamics.counting import CountedForces
 from dualforce.engines import ipi
-from dualforce.engines.files import ModelFiles, start_structure, write_folder
-from dualforce.engines.settings import MDSettings
+from dualforce.engines.files import ModelReference, write_folder
+from dualforce.forces import CountedForces, DirectOnly, MetatomicForces
+from dualforce.md import RespaVelocityVerlet, start_structure
+from dualforce.md.settings import MDSettings
 
 
 TIMESTEP = 0.5 * units.fs
@@ -40,7 +40,7 @@ N_INNER = 8
 
 
 def evaluations(
-    forces: HybridForces, atoms: ase.Atoms, steps: int
+    forces: MetatomicForces, atoms: ase.Atoms, steps: int
 ) -> Dict[str, Callable[[], float]]:
     """Milliseconds of one evaluation, neighbour list included, of moving atoms."""
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def run_of(dynamics: VelocityVerlet, steps: int) -> Callable[[], float]:
 
 def runs(
     model: Path,
-    forces: HybridForces,
+    forces: MetatomicForces,
     atoms: ase.Atoms,
     steps: int,
     folder: Path,
@@ -143,7 +143,7 @@ def ipi_runs(
     """i-PI with our driver and with its own, with its output every 40 steps of time;
     each in a process of its own."""
     settings = MDSettings(n_inner=N_INNER, interval=40, steps=10**9)
-    files = ModelFiles(model.absolute(), device=device)
+    files = ModelReference(model.absolute(), device=device)
     start = start_structure(atoms, settings)
 
     def timer(number: int, stock: bool, threading: bool) -> Callable[[], float]:
@@ -197,7 +197,9 @@ def main() -> None:
 
     atoms = repeated(ase.io.read(arguments.structure), arguments.atoms)
     thermalize_momenta(atoms, 300.0, rng=np.random.default_rng(0))
-    forces = HybridForces(arguments.model, device="cuda" if arguments.cuda else "cpu")
+    forces = MetatomicForces(
+        arguments.model, device="cuda" if arguments.cuda else "cpu"
+    )
     device = torch.cuda.get_device_name() if arguments.cuda else "CPU"
     print(f"{len(atoms)} atoms, {device}, {torch.get_num_threads()} threads")
     print(f"warm-up of TorchScript: {forces.warm_up(atoms):.1f} s\n")

@@ -10,14 +10,16 @@ panel also shows the asymmetry of pairs of other models, on the last of the STRU
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import ase.io
 import matplotlib
 
-from dualforce.diagnostics import exact_asymmetry, load_subject
+from dualforce import load_forces
+from dualforce.diagnostics import exact_asymmetry
 
 
 matplotlib.use("Agg")
@@ -32,7 +34,7 @@ Results = Dict[str, List[Dict[str, Any]]]
 
 
 def read(folder: Path) -> Tuple[Dict[str, Any], Results]:
-    """The first model of a report, and its results by kind of task."""
+    """A report, and the results of its first model by measure."""
     report = json.loads((folder / "report.json").read_text())
     results: Results = {}
     for entry in report["models"][0]["entries"]:
@@ -43,7 +45,8 @@ def read(folder: Path) -> Tuple[Dict[str, Any], Results]:
 
 def label_of(run: Dict[str, Any]) -> str:
     """How a run is called."""
-    name = f"M = {run['n_inner']}" if run["forces"] == "MTS" else run["forces"]
+    n_inner = run.get("candidate", run)["n_inner"]
+    name = f"M = {n_inner}" if run["kind"] == "MTS" else run["kind"]
     if "thermostat" in run:
         kind = "SVR" if run["thermostat"] == "svr" else "Langevin"
         name += f", {kind} {run['tau_fs']:g} fs"
@@ -52,14 +55,13 @@ def label_of(run: Dict[str, Any]) -> str:
 
 def direct_asymmetry(model: str, structures: Path) -> Dict[str, Any]:
     """Asymmetry of a model's direct force on the last of some structures."""
-    force = load_subject(model).forces["direct"]
     atoms = ase.io.read(structures, index=-1)
-    return dataclasses.asdict(exact_asymmetry(force, atoms))
+    return dataclasses.asdict(exact_asymmetry(load_forces(model), "direct", atoms))
 
 
 def draw_pairs(axes: Axes, results: Results) -> None:
     """Asymmetry of pairs against distance, of each model with a style of its own."""
-    (own,) = (r for r in results["asymmetry"] if r["kind"] == "direct")
+    (own,) = (r for r in results["jacobian"] if r["kind"] == "direct")
     for asymmetry, style in zip([own, *results["others"]], STYLES, strict=False):
         for color, elements in enumerate(("H-H", "H-O", "O-O")):
             bins = [each for each in asymmetry["pairs"] if each["elements"] == elements]
@@ -75,9 +77,9 @@ def draw_heating(axes: Axes, results: Results) -> None:
     """Temperature at constant energy."""
     styles = {2: ":", 4: "-.", 8: "-", 16: "--"}
     for run in results["nve"]:
-        style = styles.get(run["n_inner"], "-")
+        style = styles.get(run["candidate"]["n_inner"], "-")
         x, y = run["times"], run["temperature"]
-        axes.plot(x, y, style, color=COLORS[run["forces"]], label=label_of(run), lw=1)
+        axes.plot(x, y, style, color=COLORS[run["kind"]], label=label_of(run), lw=1)
     axes.set(
         xlabel="time, ps", ylabel="temperature, K (constant energy)", ylim=(200, 600)
     )
@@ -89,7 +91,7 @@ def draw_temperatures(axes: Axes, results: Results) -> None:
     for row, run in enumerate(runs):
         for name, marker in (("all", "|"), ("H", "o"), ("O", "s")):
             value, error = run["deviation"][name]
-            color = COLORS[run["forces"]]
+            color = COLORS[run["kind"]]
             axes.errorbar(value, row, xerr=error, fmt=marker, color=color, ms=6)
     axes.axvline(0.0, color="k", lw=0.5)
     axes.set_yticks(range(len(runs)), [label_of(run) for run in runs], fontsize=8)
@@ -101,7 +103,7 @@ def draw_diffusion(axes: Axes, results: Results) -> None:
     runs = [run for run in results["nvt"] if run["diffusion"].get("O")]
     for row, run in enumerate(runs):
         value, error = run["diffusion"]["O"]
-        axes.barh(row, value, xerr=error, color=COLORS[run["forces"]])
+        axes.barh(row, value, xerr=error, color=COLORS[run["kind"]])
     axes.set_yticks(range(len(runs)), [label_of(run) for run in runs], fontsize=8)
     axes.set(xlabel="diffusion of O, Å²/ps")
 
@@ -111,11 +113,11 @@ def draw_relaxations(axes: Axes, results: Results) -> None:
     rates = results.get("relaxation", [])
     for row, rate in enumerate(rates):
         share = 100.0 * rate["converged"] / rate["n_runs"]
-        axes.barh(row, share, color=COLORS[rate["forces"]])
+        axes.barh(row, share, color=COLORS[rate["kind"]])
         axes.text(
             share + 2, row, f"{rate['converged']} of {rate['n_runs']}", va="center"
         )
-    names = [f"{rate['forces']}, {rate['optimizer']}" for rate in rates]
+    names = [f"{rate['kind']}, {rate['optimizer']}" for rate in rates]
     axes.set_yticks(range(len(rates)), names, fontsize=8)
     axes.set(xlabel="relaxations converged, %", xlim=(0, 119))
 
@@ -141,10 +143,17 @@ def picture(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def number(estimate: List[Optional[float]], form: str) -> str:
+    """A value with its error, which may not be known."""
+    value, error = (math.nan if x is None else x for x in estimate)
+    known = f"{error:.1g}" if math.isfinite(error) else "?"
+    return f"{value:{form}} ± {known}"
+
+
 def rows(results: Results) -> List[str]:
     """The table: what, the paper's, ours."""
     lines = ["| figure | paper | here |", "|---|---|---|"]
-    for each in results["asymmetry"]:
+    for each in results["jacobian"]:
         theirs = "0.004 to 0.032" if each["kind"] == "direct" else "0"
         value = f"{each['value']:.2g}"
         lines.append(f"| λ, {each['kind']} force | {theirs} | {value} |")
@@ -154,31 +163,30 @@ def rows(results: Results) -> List[str]:
         lines.append(f"| {name} | {theirs} | {each['value']:.2g} |")
     for run in results["nve"]:
         theirs = {"direct": "heats, 7 K/ps (PET)", "MTS": "no drift at M = 8"}
-        drift, heating = run["drift"], run["heating"]
+        shown = run["candidate"]
         ours = (
-            f"{drift[0]:.3g} ± {drift[1]:.1g} meV/atom/ps, "
-            f"{heating[0]:.2g} ± {heating[1]:.1g} K/ps, {run['times'][-1]:.1f} ps"
+            f"{number(shown['drift'], '.3g')} meV/atom/ps, "
+            f"{number(shown['heating'], '.2g')} K/ps, {shown['length_ps']:.1f} ps"
         )
-        name, their = label_of(run), theirs.get(run["forces"], "no drift")
+        name, their = label_of(run), theirs.get(run["kind"], "no drift")
         lines.append(f"| constant energy, {name} | {their} | {ours} |")
     for run in results["nvt"]:
-        values = (f"{k} {v:+.1f} ± {e:.1f}" for k, (v, e) in run["deviation"].items())
-        key = (run["forces"], run["thermostat"], round(run["tau_fs"]))
+        values = (f"{k} {number(x, '+.1f')}" for k, x in run["deviation"].items())
+        key = (run["kind"], run["thermostat"], round(run["tau_fs"]))
         their = PAPER_TEMPERATURES.get(key, "–")
         ours = f"{', '.join(values)}; {run['length_ps']:.1f} ps"
         lines.append(f"| T − 300 K, {label_of(run)} | {their} | {ours} |")
     for run in results["nvt"]:
         if run["diffusion"].get("O"):
-            value, error = run["diffusion"]["O"]
-            key = (run["forces"], run["thermostat"], round(run["tau_fs"]))
+            key = (run["kind"], run["thermostat"], round(run["tau_fs"]))
             their = PAPER_SLOWING.get(key, "–")
-            ours = f"{value:.3f} ± {error:.3f} Å²/ps"
+            ours = f"{number(run['diffusion']['O'], '.3f')} Å²/ps"
             lines.append(f"| diffusion of O, {label_of(run)} | {their} | {ours} |")
     for rate in results.get("relaxation", []):
-        their = {"direct": "52 % (PET)", "conservative": "58 % (PET)"}[rate["forces"]]
+        their = {"direct": "52 % (PET)", "conservative": "58 % (PET)"}[rate["kind"]]
         their = their if rate["optimizer"] == "LBFGS" else "–"
         ours = f"{rate['converged']} of {rate['n_runs']}"
-        name = f"{rate['optimizer']}, {rate['forces']}"
+        name = f"{rate['optimizer']}, {rate['kind']}"
         lines.append(f"| relaxations converged, {name} | {their} | {ours} |")
     return lines
 

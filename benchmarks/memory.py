@@ -15,7 +15,8 @@ import numpy as np
 from ase import units
 from ase.md.velocitydistribution import thermalize_momenta
 
-from dualforce.dynamics import HybridForces, RespaSVR
+from dualforce.forces import MetatomicForces
+from dualforce.md import RespaSVR
 
 
 N_INNER = 4
@@ -43,7 +44,7 @@ def main() -> None:
         dynamics = RespaSVR(
             atoms,
             0.5 * units.fs,
-            HybridForces(arguments.model),
+            MetatomicForces(arguments.model),
             N_INNER,
             temperature_K=300.0,
             tau=100.0 * units.fs,

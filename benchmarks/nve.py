@@ -24,16 +24,15 @@ import torch
 from ase import units
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
-from dualforce.dynamics import (
-    DirectOnly,
+from dualforce.forces import DirectOnly, MetatomicForces
+from dualforce.md import (
     Guard,
-    HybridForces,
     RespaLangevin,
     RespaVelocityVerlet,
     RunFailedError,
     repartition_hydrogen_mass,
 )
-from dualforce.dynamics.statistics import slope_with_error
+from dualforce.md.statistics import slope_with_error
 
 
 matplotlib.use("Agg")
@@ -64,7 +63,7 @@ def run(
         ended the run, if something did.
     """
     torch.set_num_threads(1)
-    forces = HybridForces(model)
+    forces = MetatomicForces(model)
     atoms = atoms.copy()
     dynamics = RespaVelocityVerlet(
         atoms,
@@ -118,7 +117,7 @@ def equilibrated(
     dynamics = RespaLangevin(
         atoms,
         0.5 * units.fs,
-        HybridForces(model),
+        MetatomicForces(model),
         2,
         temperature_K=temperature,
         friction=0.01 / units.fs,

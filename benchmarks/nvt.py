@@ -22,22 +22,21 @@ import torch
 from ase import units
 from nve import DOCS, equilibrated
 
-from dualforce.dynamics import (
-    DirectOnly,
+from dualforce.forces import DirectOnly, MetatomicForces
+from dualforce.md import (
     Guard,
-    HybridForces,
     RespaLangevin,
     RespaSVR,
     RespaVelocityVerlet,
     RunFailedError,
     repartition_hydrogen_mass,
 )
-from dualforce.dynamics.preparation import (
+from dualforce.md.preparation import (
     degrees_of_freedom,
     fix_center_of_mass,
     temperatures,
 )
-from dualforce.dynamics.statistics import mean_with_error
+from dualforce.md.statistics import mean_with_error
 
 
 TEMPERATURE = 300.0
@@ -71,7 +70,9 @@ CASES = (
 )
 
 
-def make_run(case: Case, atoms: ase.Atoms, forces: HybridForces) -> RespaVelocityVerlet:
+def make_run(
+    case: Case, atoms: ase.Atoms, forces: MetatomicForces
+) -> RespaVelocityVerlet:
     """The integrator of a case."""
     options: Dict[str, Any] = {
         "n_inner": max(case.n_inner, 1),
@@ -94,7 +95,7 @@ def run(model: Path, atoms: ase.Atoms, case: Case, picoseconds: float) -> List[s
     :return: cells of its line of the table.
     """
     torch.set_num_threads(1)
-    forces = HybridForces(model)
+    forces = MetatomicForces(model)
     atoms = atoms.copy()
     if case.hydrogen_mass:
         repartition_hydrogen_mass(atoms, case.hydrogen_mass)

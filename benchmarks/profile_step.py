@@ -26,10 +26,10 @@ from metatrain.utils.data import DatasetInfo, get_atomic_types, get_dataset
 from metatrain.utils.omegaconf import expand_dataset_config, expand_loss_config
 from omegaconf import OmegaConf
 
-from dualforce.architecture import losses
-from dualforce.architecture import trainer as training
-from dualforce.architecture.model import NAME, DualForce
-from dualforce.architecture.stages import make_stages
+from dualforce.training import loss as losses
+from dualforce.training import trainer as training
+from dualforce.training.model import NAME, DualForce
+from dualforce.training.stages import make_stages
 
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks" / "training-step.md"

@@ -14,10 +14,9 @@ from metatrain.utils.data.target_info import get_energy_target_info
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from torch import Tensor
 
-from dualforce.architecture import __model__ as DualForce
-from dualforce.architecture.model import NAME
-from dualforce.architecture.pair_fit import polynomials
-from dualforce.architecture.pair_potential import PairPotential
+from dualforce.nn.pair_potential import PairPotential
+from dualforce.training.model import NAME, DualForce
+from dualforce.training.pair_fit import polynomials
 
 
 BACKBONES = ("painn", "pet", "soap_bpnn")

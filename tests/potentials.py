@@ -8,7 +8,13 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from dualforce.dynamics import CalculatorForces, Evaluation
+from dualforce.forces import (
+    CalculatorForces,
+    CombinedForces,
+    Evaluation,
+    ForceSource,
+    without_net_force,
+)
 
 
 class Analytic(Calculator):
@@ -108,18 +114,21 @@ class ElasticCell(Analytic):
         return float(energy), np.zeros((len(atoms), 3)), stress
 
 
-class Bare(CalculatorForces):
+class Bare(ForceSource):
     """Two analytic potentials without the bookkeeping of calculators, for long runs."""
 
+    name = "an analytic potential"
+    has_direct = True
+
     def __init__(self, conservative: Analytic, direct: Analytic) -> None:
-        super().__init__(conservative, direct)
         self.potentials = conservative, direct
+        self.has_direct_stress = "stress" in direct.implemented_properties
 
     def direct(self, atoms: Atoms, stress: bool = False) -> Evaluation:
         """Direct forces, without net force."""
         _, forces, virial = self.potentials[1].evaluate(atoms)
         virial = virial if stress and self.has_direct_stress else None
-        return Evaluation(forces - forces.mean(0), None, virial)
+        return without_net_force(atoms, Evaluation(forces, None, virial))
 
     def conservative(self, atoms: Atoms, stress: bool = False) -> Evaluation:
         """Energy and conservative forces."""
@@ -127,17 +136,20 @@ class Bare(CalculatorForces):
         return Evaluation(forces, energy, virial if stress else None)
 
 
-class Counting:
-    """Forwards to two forces and writes down what was asked for."""
+def two_calculators(conservative: Calculator, direct: Calculator) -> CombinedForces:
+    """The forces of two calculators as conservative and direct force."""
+    return CombinedForces(CalculatorForces(conservative), CalculatorForces(direct))
+
+
+class Counting(ForceSource):
+    """Forwards to a source of both forces and writes down what was asked for."""
+
+    has_direct = True
 
     def __init__(self, forces: Any) -> None:
         self.forces = forces
         self.calls: List[str] = []
-
-    @property
-    def has_direct_stress(self) -> bool:
-        """Whether direct evaluations can give a stress."""
-        return bool(self.forces.has_direct_stress)
+        self.has_direct_stress = bool(forces.has_direct_stress)
 
     def direct(self, atoms: Atoms, stress: bool = False) -> Evaluation:
         """Direct forces."""

@@ -18,9 +18,9 @@ from helpers import (
 from metatomic.torch import System
 from torch import Tensor
 
-from dualforce.backbones import Graph, make_backbone
-from dualforce.backbones.neighbors import ROW_LENGTH, make_rows, neighbor_sums
-from dualforce.backbones.radial import RadialBasis
+from dualforce.nn import Graph, make_backbone
+from dualforce.nn.neighbors import ROW_LENGTH, make_rows, neighbor_sums
+from dualforce.nn.radial import RadialBasis
 
 
 N_RADIAL, N_CHANNELS = 3, 5

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.constraints import FixAtoms, FixCom
-from potentials import Bare, ElasticCell, LennardJones, argon, set_momenta, slope
+from potentials import (
+    Bare,
+    ElasticCell,
+    LennardJones,
+    argon,
+    set_momenta,
+    slope,
+    two_calculators,
+)
 from scipy.integrate import solve_ivp
 from scipy.stats import gamma, kstest, norm
 
-from dualforce.dynamics import CalculatorForces, Guard, RespaNPT, RunFailedError
+from dualforce.md import Guard, RespaNPT, RunFailedError
 
 
 SHAPES = ("isotropic", "orthorhombic", "triclinic")
@@ -267,7 +275,7 @@ def test_volume_of_an_ideal_gas(fixed: bool) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fluctuations_of_an_elastic_cell(shape: str) -> None:
     """Hencky strains of a cell with harmonic energy, filled with a gas, are normally
-    distributed; the direct stress is wrong and bears no energy."""
+    distributed; the direct stress is wrong and has no energy."""
     n_atoms, stiffness = 4, 40.0 * KT
     atoms = gas(n_atoms, 20.0)
     reference = atoms.cell.array.copy()
@@ -356,6 +364,11 @@ def test_a_potential_without_stress_is_refused() -> None:
     atoms, _ = argon()
     potential = LennardJones(0.0104, 3.4, 5.0)
     potential.implemented_properties = ["energy", "forces"]
-    run = make(atoms, 1.0, CalculatorForces(potential, potential), 2)
+    run = make(
+        atoms,
+        1.0,
+        two_calculators(potential, potential),
+        2,
+    )
     with pytest.raises(RunFailedError, match="stress property not implemented"):
         run.run(1)

@@ -15,9 +15,8 @@ from helpers import make_model, random_cell
 from test_engine_openmm import present
 
 from dualforce.cli import main
-from dualforce.engines import script
-from dualforce.engines.files import ModelFiles
-from dualforce.engines.settings import MDSettings
+from dualforce.engines import ModelReference, ase_script
+from dualforce.md import MDSettings
 
 
 SHORT = ["--timestep", "0.25", "--inner", "2", "--steps", "12", "--interval", "2"]
@@ -79,7 +78,9 @@ def test_script_runs(
     ensemble: str, files: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script for ASE is that of its ensemble, and repeats itself."""
-    monkeypatch.setattr("dualforce.dynamics.HybridForces.warm_up", lambda *_, **__: 0.0)
+    monkeypatch.setattr(
+        "dualforce.forces.MetatomicForces.warm_up", lambda *_, **__: 0.0
+    )
     options = ("--ensemble", ensemble, "--temperature", "250", "--seed", "3")
     monkeypatch.chdir(write("ase", files, tmp_path / "run", *options))
     with torch.jit.optimized_execution(False):  # compiling takes longer than running
@@ -114,7 +115,7 @@ def test_structure_is_kept(files: List[str], tmp_path: Path) -> None:
     assert "has constraints" in result.output
     atoms.set_constraint(FixBondLength(0, 1))
     with pytest.raises(ValueError, match="FixBondLengths cannot be written"):
-        script.input_files(atoms, MDSettings(), ModelFiles(Path("x.pt")))
+        ase_script.input_files(atoms, MDSettings(), ModelReference("x.pt"))
 
 
 def test_model_options(files: List[str], tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_model_options(files: List[str], tmp_path: Path) -> None:
     options = ("--direct-model", files[0], "--device", "cpu")
     folder = write("ase", files, tmp_path / "a", *options)
     assert (
-        'HybridForces("model.pt", "direct-model.pt", device="cpu")'
+        'load_forces("model.pt", "direct-model.pt", device="cpu")'
         in (folder / "run.py").read_text()
     )
     assert (folder / "direct-model.pt").exists()

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from helpers import make_model, random_cell
 
 from dualforce.cli import main
-from dualforce.dynamics import HybridForces, RespaVelocityVerlet
+from dualforce.forces import MetatomicForces
+from dualforce.md import RespaVelocityVerlet
 
 
 RUN = ["--temperature", "50", "--timestep", "0.25", "--inner", "4", "--interval", "8"]
@@ -62,7 +63,7 @@ def test_files_of_a_run(files: List[str], tmp_path: Path) -> None:
 
     atoms = frames[0].copy()
     atoms.set_momenta(frames[0].get_momenta())
-    run = RespaVelocityVerlet(atoms, 0.25 * units.fs, HybridForces(files[0]), 4)
+    run = RespaVelocityVerlet(atoms, 0.25 * units.fs, MetatomicForces(files[0]), 4)
     run.run(20)
     np.testing.assert_allclose(frames[-1].positions, atoms.positions, atol=1e-6)
     assert float(frames[-1].get_potential_energy()) == pytest.approx(

@@ -34,7 +34,7 @@ from test_export import run
 
 from dualforce.cli import main
 from dualforce.distillation import combine, combine_files
-from dualforce.dynamics import HybridForces
+from dualforce.forces import MetatomicForces
 
 
 class Springs(torch.nn.Module):
@@ -146,7 +146,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, str]:
 
 
 def check_pair(
-    pair: HybridForces, teacher: HybridForces, student: HybridForces, atoms: Atoms
+    pair: MetatomicForces,
+    teacher: MetatomicForces,
+    student: MetatomicForces,
+    atoms: Atoms,
 ) -> None:
     """The pair has the energy of one and the direct forces of the other."""
     stress = bool(atoms.pbc.all())
@@ -174,8 +177,11 @@ def test_pair_is_teacher_and_student_bit_for_bit(files: Dict[str, str]) -> None:
     Without the optimiser of TorchScript: while it compiles, the first evaluations of
     any model differ among themselves in the last bit.
     """
-    pair = HybridForces(files["pair"])
-    teacher, student = HybridForces(files["teacher"]), HybridForces(files["student"])
+    pair = MetatomicForces(files["pair"])
+    teacher, student = (
+        MetatomicForces(files["teacher"]),
+        MetatomicForces(files["student"]),
+    )
     with torch.jit.optimized_execution(False):
         for atoms in structures():
             check_pair(pair, teacher, student, atoms)
@@ -204,15 +210,15 @@ def test_direct_requests_do_not_run_the_teacher() -> None:
     """And energies do not run the student."""
     teacher = wrap(Forbidden(), {ENERGY: "eV"})
     pair = combine(teacher, wrap(Springs(3.0), {FORCE: "eV/Angstrom"}))
-    forces = HybridForces(pair)
+    forces = MetatomicForces(pair)
     atoms = structures(1)[0]
     assert np.abs(forces.direct(atoms).forces).max() > 0.1
     with pytest.raises(ValueError, match="the teacher was run"):
         forces.conservative(atoms)
     student = wrap(Forbidden(), {FORCE: "eV/Angstrom"})
     exported = make_model().export()
-    energy = HybridForces(combine(exported, student)).conservative(atoms).energy
-    assert energy == HybridForces(exported).conservative(atoms).energy
+    energy = MetatomicForces(combine(exported, student)).conservative(atoms).energy
+    assert energy == MetatomicForces(exported).conservative(atoms).energy
 
 
 def test_units_and_precision_of_the_student(tmp_path: Path) -> None:
@@ -222,8 +228,8 @@ def test_units_and_precision_of_the_student(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="deprecated"):
         student = wrap(springs, {FORCE + "s": "eV/nm"}, "float32", "nm")
     pair = combine(make_model().export(), student)
-    pair.save(str(tmp_path / "pair.pt"))
-    loaded = load_atomistic_model(str(tmp_path / "pair.pt"))
+    pair.save(str(tmp_path / "combined.pt"))
+    loaded = load_atomistic_model(str(tmp_path / "combined.pt"))
     capabilities = loaded.capabilities()
     assert capabilities.dtype == "float64" and capabilities.length_unit == "Angstrom"
     cutoffs = [options.cutoff for options in loaded.requested_neighbor_lists()]
@@ -291,7 +297,9 @@ def test_only_common_elements(caplog: pytest.LogCaptureFixture) -> None:
     student = wrap(Springs(3.0), {FORCE: "eV/Angstrom"}, types=(1, 8, 92))
     pair = combine(make_model().export(), student)
     assert pair.capabilities().atomic_types == [1, 8]
-    assert "the student does not know C, N; the pair is for H, O" in caplog.text
+    assert (
+        "the student does not know C, N; the combined model is for H, O" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,15 +329,17 @@ def test_files_that_are_no_models(files: Dict[str, str], tmp_path: Path) -> None
     """Named, and nothing is written."""
     (tmp_path / "model.ckpt").write_text("no model")
     with pytest.raises(ValueError, match="model.ckpt is not an exported metatomic"):
-        combine_files(files["teacher"], tmp_path / "model.ckpt", tmp_path / "pair.pt")
-    assert not (tmp_path / "pair.pt").exists()
+        combine_files(
+            files["teacher"], tmp_path / "model.ckpt", tmp_path / "combined.pt"
+        )
+    assert not (tmp_path / "combined.pt").exists()
 
 
 def test_pair_of_a_pair(files: Dict[str, str], tmp_path: Path) -> None:
     """A pair may be a teacher in turn."""
     combine_files(files["pair"], files["teacher"], tmp_path / "again.pt")
     again, teacher = (
-        HybridForces(p) for p in (tmp_path / "again.pt", files["teacher"])
+        MetatomicForces(p) for p in (tmp_path / "again.pt", files["teacher"])
     )
     atoms = structures(1)[0]
     mine, expected = again.both(atoms), teacher.both(atoms)

@@ -1,4 +1,4 @@
-"""What is judged, its errors, and the symmetries it breaks."""
+"""Forces as predicted, their errors, and the symmetries they break."""
 
 from pathlib import Path
 from typing import Any, Tuple
@@ -9,25 +9,23 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import energy_info, make_model, random_cell
 from metatomic_ase import MetatomicCalculator
-from potentials import Analytic, LennardJones, argon
+from potentials import Analytic
 
-from dualforce.diagnostics.errors import (
+from dualforce.diagnostics.derivatives import predicted
+from dualforce.diagnostics.measures.errors import (
     energy_errors,
     evaluate_frames,
     force_differences,
     force_errors,
-    symmetries,
 )
-from dualforce.diagnostics.subject import (
-    CalculatorForce,
-    calculator_subject,
-    load_subject,
-)
-from dualforce.dynamics import Evaluation, HybridForces
+from dualforce.diagnostics.measures.symmetries import broken_symmetries
+from dualforce.forces import CalculatorForces, Evaluation, Kind, load_forces
+
+
+C: Kind = "conservative"
 
 
 @pytest.fixture(scope="module")
@@ -48,141 +46,43 @@ def no_compilation() -> Any:
         yield
 
 
-# ----------------------------------------------------------------------------- subjects
+# ------------------------------------------------------------------ forces as predicted
 
 
-def test_hybrid_model(folder: Path) -> None:
-    """Raw forces are those of metatomic, with the net force that dynamics takes out."""
-    subject, atoms = load_subject(str(folder / "hybrid.pt")), random_cell(8, 5.0)
-    assert subject.name == "hybrid.pt" and subject.has_both and subject.has_energy
-    assert isinstance(subject.two_forces, HybridForces)
-    atoms.calc = MetatomicCalculator(str(folder / "hybrid.pt"))
-    conservative = subject.forces["conservative"].evaluate(atoms)
+def test_predicted_forces(folder: Path) -> None:
+    """They are those of metatomic, with the net force that evaluations leave out."""
+    path, atoms = str(folder / "hybrid.pt"), random_cell(8, 5.0)
+    source = load_forces(path)
+    atoms.calc = MetatomicCalculator(path)
+    conservative = predicted(source, "conservative", atoms)
     assert conservative.energy == pytest.approx(atoms.get_potential_energy())
     np.testing.assert_allclose(conservative.forces, atoms.get_forces(), atol=1e-9)
-    calculator = MetatomicCalculator(str(folder / "hybrid.pt"), non_conservative=True)
-    outputs = calculator.run_model(
-        atoms, {"non_conservative_force": _force_output(calculator)}
-    )
-    expected = outputs["non_conservative_force"].block().values.reshape(-1, 3).numpy()
-    direct = subject.forces["direct"].evaluate(atoms)
+    calculator = MetatomicCalculator(path, non_conservative=True)
+    name = "non_conservative_force"
+    output = calculator._model.capabilities().outputs[name]
+    blocks = calculator.run_model(atoms, {name: output})[name]
+    expected = blocks.block().values.reshape(-1, 3).numpy()
+    direct = predicted(source, "direct", atoms)
     assert direct.energy is None
     np.testing.assert_allclose(direct.forces, expected, atol=1e-9)
     assert np.abs(direct.forces.mean(0)).max() > 1e-6
-    np.testing.assert_allclose(
-        subject.two_forces.direct(atoms).forces,
-        expected - expected.mean(0),
-        atol=1e-9,
-    )
-
-
-def _force_output(calculator: MetatomicCalculator) -> Any:
-    name = "non_conservative_force"
-    return calculator._model.capabilities().outputs[name]
-
-
-def test_conservative_model(folder: Path) -> None:
-    """One force serves dynamics as both."""
-    subject, atoms = load_subject(str(folder / "conservative.pt")), random_cell(6, 5.0)
-    assert list(subject.forces) == ["conservative"] and not subject.has_both
-    expected = subject.forces["conservative"].evaluate(atoms)
-    for result in subject.two_forces.both(atoms):
-        np.testing.assert_array_equal(result.forces, expected.forces)
-        assert result.energy == expected.energy
+    _, differentiable = source.differentiable("direct", atoms)
+    np.testing.assert_allclose(differentiable.detach(), expected, atol=1e-9)
+    shares = atoms.get_masses()[:, None] / atoms.get_masses().sum()
+    removed = expected - shares * expected.sum(0)
+    np.testing.assert_allclose(source.direct(atoms).forces, removed, atol=1e-9)
 
 
 def test_variants_are_different_models(folder: Path) -> None:
     """And their results are not mixed up."""
     path, atoms = str(folder / "variants.pt"), random_cell(6, 5.0)
-    subjects = [load_subject(path, variant=name) for name in "ab"]
-    assert subjects[0].digest != subjects[1].digest
-    for kind in ("conservative", "direct"):
-        first, second = (each.forces[kind].evaluate(atoms) for each in subjects)
-        assert np.abs(first.forces - second.forces).max() > 1e-6
+    sources = [load_forces(path, variant=name) for name in "ab"]
+    assert sources[0].digest != sources[1].digest
+    for kind in sources[0].kinds:
+        first, second = (predicted(each, kind, atoms).forces for each in sources)
+        assert np.abs(first - second).max() > 1e-6
     with pytest.raises(ValueError, match="variant"):
-        load_subject(path, variant="c")
-
-
-CODE = """
-from ase.calculators.emt import EMT
-
-class Charges(EMT):
-    implemented_properties = ["charges"]
-
-def number():
-    return 3
-
-def fails():
-    raise RuntimeError("no licence")
-
-class NoEnergy(EMT):
-    implemented_properties = ["forces"]
-"""
-
-
-def test_calculators(tmp_path: Path) -> None:
-    """From modules and files; their results are those of ASE."""
-    (tmp_path / "mine.py").write_text(CODE)
-    atoms = argon()[0]
-    atoms.symbols[:] = "Cu"
-    atoms.set_cell(0.7 * atoms.cell.array, scale_atoms=True)
-    digests = set()
-    for spec in ("ase.calculators.emt:EMT", f"{tmp_path}/mine.py:NoEnergy"):
-        subject = load_subject(spec)
-        digests.add(subject.digest)
-        result = subject.forces["forces"].evaluate(atoms)
-        reference = atoms.copy()
-        reference.calc = EMT()
-        np.testing.assert_allclose(result.forces, reference.get_forces())
-        assert not subject.has_both
-        assert subject.has_energy == (result.energy is not None) == ("ase" in spec)
-        assert subject.two_forces.conservative(atoms).energy == (result.energy or 0.0)
-        assert load_subject(spec).digest == subject.digest
-    (tmp_path / "mine.py").write_text(CODE + "\n# changed\n")
-    digests.add(load_subject(f"{tmp_path}/mine.py:NoEnergy").digest)
-    assert len(digests) == 3
-
-
-def test_results_are_not_those_of_another_structure() -> None:
-    """Calculators keep what they are given; what came before does not change."""
-    force, atoms = CalculatorForce(LennardJones(0.01, 3.4, 5.0), "argon"), argon()[0]
-    before = force.evaluate(atoms).forces
-    kept = before.copy()
-    atoms.positions[0] += 0.1
-    assert np.abs(force.evaluate(atoms).forces - before).max() > 1e-6
-    np.testing.assert_array_equal(before, kept)
-
-
-@pytest.mark.parametrize(
-    "spec, error, message",
-    [
-        ("no.pt", FileNotFoundError, "'no.pt' does not exist; give an exported model"),
-        ("nothing", FileNotFoundError, "'nothing' does not exist"),
-        ("{}", FileNotFoundError, "is a folder"),
-        ("{}/text.pt", ValueError, "is no exported model"),
-        ("no.such.module:EMT", ImportError, "'no.such.module' cannot be imported"),
-        ("ase.calculators.emt:EMP", ImportError, "has nothing called 'EMP'"),
-        ("{}/none.py:EMT", FileNotFoundError, "there is no file '.*none.py'"),
-        ("{}/mine.py:number", ValueError, "returned int, which is no calculator"),
-        ("{}/mine.py:fails", ValueError, "failed: RuntimeError: no licence"),
-        ("{}/mine.py:Charges", ValueError, "computes no forces, only charges"),
-        ("{}/wrong.py:EMT", ImportError, "cannot be imported: SyntaxError"),
-    ],
-)
-def test_what_is_no_model(spec: str, error: Any, message: str, tmp_path: Path) -> None:
-    """Is said, and what it is."""
-    (tmp_path / "mine.py").write_text(CODE)
-    (tmp_path / "wrong.py").write_text("def")
-    (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(error, match=message):
-        load_subject(spec.format(tmp_path))
-
-
-def test_calculator_without_an_element() -> None:
-    """Fails with its own words and the structure."""
-    subject = load_subject("ase.calculators.emt:EMT")
-    with pytest.raises(RuntimeError, match="EMT failed on FeO: .*Fe"):
-        subject.forces["forces"].evaluate(Atoms("FeO", [[0, 0, 0], [0, 0, 2]]))
+        load_forces(path, variant="c")
 
 
 # ------------------------------------------------------------------------------- errors
@@ -238,6 +138,24 @@ def test_errors_against_labels(tmp_path: Path) -> None:
     assert energies is not None and energies.n_frames == 3
     assert energies.mae == pytest.approx(np.mean([2.0, 4.0, 8.0]))
     assert energies.rmse == pytest.approx(np.sqrt(np.mean([4.0, 16.0, 64.0])))
+    assert energies.scatter == pytest.approx(np.std([2.0, 4.0, 8.0]))
+    # Three compositions explain three energies.
+    assert energies.spread is None
+
+
+def test_spread_of_energies() -> None:
+    """Is what the composition does not explain."""
+    rng, frames = np.random.default_rng(0), []
+    for index in range(40):
+        atoms = molecule(("H2O", "CH4")[index % 2])
+        energy = (-2.0 - 3.0 * (index % 2) + rng.normal(0.0, 0.05)) * len(atoms)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        frames.append(atoms)
+    zero = [Evaluation(np.zeros((len(atoms), 3)), 0.0) for atoms in frames]
+    energies = energy_errors(frames, zero)
+    assert energies is not None and energies.spread is not None
+    assert energies.spread == pytest.approx(0.05, rel=0.3)
+    assert energies.scatter == pytest.approx(1.5, rel=0.05)
 
 
 def test_no_labels() -> None:
@@ -266,7 +184,7 @@ def test_one_force_against_another() -> None:
     """Symmetric in both."""
     frames = labelled()[:2]
     winds = [
-        evaluate_frames(CalculatorForce(Wind(strength), "wind"), frames)
+        evaluate_frames(CalculatorForces(Wind(strength), "wind"), C, frames)
         for strength in (0.3, 0.9)
     ]
     result = force_differences("direct", "conservative", frames, *winds)
@@ -278,10 +196,10 @@ def test_one_force_against_another() -> None:
 
 def test_frames_that_fail_are_named() -> None:
     """With their number."""
-    force = load_subject("ase.calculators.emt:EMT").forces["forces"]
+    source = load_forces("ase.calculators.emt:EMT")
     frames = [molecule("H2O"), Atoms("FeO", [[0, 0, 0], [0, 0, 2]])]
     with pytest.raises(RuntimeError, match="frame 1 .*EMT failed on FeO"):
-        evaluate_frames(force, frames)
+        evaluate_frames(source, C, frames)
 
 
 # --------------------------------------------------------------------------- symmetries
@@ -290,8 +208,8 @@ def test_frames_that_fail_are_named() -> None:
 def test_broken_symmetries() -> None:
     """Of a wind: in closed form."""
     frames = [molecule("CH4")]
-    force = CalculatorForce(Wind(0.3, swirl=0.2), "wind")
-    result = symmetries(force, frames, evaluate_frames(force, frames))
+    source = CalculatorForces(Wind(0.3, swirl=0.2), "wind")
+    result = broken_symmetries(source, C, frames)
     assert result.net_force == pytest.approx(0.3)
     arms = frames[0].positions - frames[0].positions.mean(0)
     # Methane is as wide in all directions, so that torque points along the vertical.
@@ -305,19 +223,19 @@ def test_broken_symmetries() -> None:
 def test_rotation_error_of_a_wind() -> None:
     """The mean over rotations of its squared change is twice the square of the wind."""
     frames = [molecule("H2O")] * 2000
-    force = CalculatorForce(Wind(0.3), "wind")
-    result = symmetries(force, frames, evaluate_frames(force, frames))
+    source = CalculatorForces(Wind(0.3), "wind")
+    result = broken_symmetries(source, C, frames)
     assert result.rotation == pytest.approx(0.3 * np.sqrt(2 / 3), rel=0.03)
     assert result.net_torque == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["conservative", "direct"])
-def test_kept_symmetries(kind: str, tmp_path: Path) -> None:
+def test_kept_symmetries(kind: Kind, tmp_path: Path) -> None:
     """Of an equivariant network in a periodic, triclinic cell."""
     make_model().export().save(str(tmp_path / "model.pt"))
-    force = load_subject(str(tmp_path / "model.pt")).forces[kind]
+    source = load_forces(str(tmp_path / "model.pt"))
     frames = [random_cell(8, 5.0, seed=seed) for seed in (1, 2)]
-    result = symmetries(force, frames, evaluate_frames(force, frames))
+    result = broken_symmetries(source, kind, frames)
     assert result.kind == kind
     assert result.rotation < 1e-12 and result.inversion < 1e-12
     assert result.net_force < 1e-12 and result.net_torque is None
@@ -326,12 +244,4 @@ def test_kept_symmetries(kind: str, tmp_path: Path) -> None:
 def test_symmetries_of_nothing() -> None:
     """Are refused."""
     with pytest.raises(ValueError, match="at least one structure"):
-        symmetries(CalculatorForce(Wind(0.3), "wind"), [], [])
-
-
-def test_calculator_subject_needs_forces() -> None:
-    """And says what there is."""
-    wind = Wind(0.1)
-    wind.implemented_properties = []
-    with pytest.raises(ValueError, match="wind computes no forces, only nothing"):
-        calculator_subject(wind, "wind")
+        broken_symmetries(CalculatorForces(Wind(0.3), "wind"), C, [])

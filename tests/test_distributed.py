@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from train_helpers import clusters, options, read_rows, train, write
 
-from dualforce.architecture.distributed import Processes
+from dualforce.training.distributed import Processes
 
 
 WORKER = """

@@ -12,11 +12,11 @@ from ase.constraints import FixAtoms
 from helpers import energy_info, make_model, random_cell
 from metatrain.utils.data.target_info import get_energy_target_info
 
-from dualforce.dynamics import HybridForces, RespaVelocityVerlet
-from dualforce.dynamics.counting import CountedForces
 from dualforce.engines import ipi
-from dualforce.engines.files import ModelFiles, start_structure, write_folder
-from dualforce.engines.settings import MDSettings
+from dualforce.engines.files import ModelReference, write_folder
+from dualforce.forces import CountedForces, MetatomicForces, load_forces
+from dualforce.md import RespaVelocityVerlet, start_structure
+from dualforce.md.settings import MDSettings
 
 
 pytest.importorskip("ipi")
@@ -24,18 +24,18 @@ from ipi.utils.scripting import InteractiveSimulation  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelReference:
     """A small model, untrained."""
     path = tmp_path_factory.mktemp("model") / "small.pt"
     make_model().export().save(str(path))
-    return ModelFiles(path)
+    return ModelReference(str(path))
 
 
 def simulate(
     folder: Path,
     atoms: ase.Atoms,
     settings: MDSettings,
-    model: ModelFiles,
+    model: ModelReference,
     monkeypatch: pytest.MonkeyPatch,
     stock: bool = False,
 ) -> Any:
@@ -47,7 +47,7 @@ def simulate(
 
 @pytest.mark.parametrize("n_inner", [1, 3, 4])
 def test_trajectory(
-    n_inner: int, model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_inner: int, model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our driver, that of i-PI and ASE give the same trajectory."""
     settings = MDSettings(n_inner=n_inner, timestep=0.5)
@@ -65,7 +65,9 @@ def test_trajectory(
         simulation.run(6, write_outputs=False)
         finals.append(simulation.get_structures())
     start.pbc = True
-    run = RespaVelocityVerlet(start, 0.5 * units.fs, HybridForces(model.model), n_inner)
+    run = RespaVelocityVerlet(
+        start, 0.5 * units.fs, MetatomicForces(model.model), n_inner
+    )
     run.run(6)
     for final in finals:
         # i-PI rounds its constants to eight digits
@@ -80,16 +82,16 @@ def test_trajectory(
 
 @pytest.mark.parametrize("n_inner", [1, 2, 5])
 def test_evaluations(
-    n_inner: int, model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_inner: int, model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outer step costs M - 1 direct evaluations and one of both."""
     made: List[CountedForces] = []
 
     def count(*args: Any, **kwargs: Any) -> CountedForces:
-        made.append(CountedForces(HybridForces(*args, **kwargs)))
+        made.append(CountedForces(load_forces(*args, **kwargs)))
         return made[-1]
 
-    monkeypatch.setattr(ipi, "HybridForces", count)
+    monkeypatch.setattr("dualforce.engines.files.load_forces", count)
     settings = MDSettings(n_inner=n_inner, interval=1)
     simulation = simulate(tmp_path / "run", random_cell(), settings, model, monkeypatch)
     simulation.run(4)
@@ -100,7 +102,7 @@ def test_evaluations(
 
 @pytest.mark.parametrize("cell", ["isotropic", "orthorhombic", "triclinic"])
 def test_constant_pressure(
-    cell: Any, model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cell: Any, model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What changes of the cell is what was asked for."""
     settings = MDSettings(
@@ -120,7 +122,10 @@ def test_constant_pressure(
 
 @pytest.mark.parametrize("ensemble", ["nvt-langevin", "nvt-svr"])
 def test_thermostats(
-    ensemble: Any, model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ensemble: Any,
+    model: ModelReference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The thermostat exchanges energy, which the conserved quantity knows."""
     settings = MDSettings(ensemble, 600.0, timestep=0.2, n_inner=2, tau=5, friction=200)
@@ -135,23 +140,23 @@ def test_thermostats(
 
 @pytest.mark.parametrize("force", ["conservative", "direct"])
 def test_virial(
-    force: str, model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    force: str, model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Virials are those of the model, in the units of i-PI."""
     atoms = random_cell(10, 6.0, seed=7)
     monkeypatch.chdir(tmp_path)
     atoms.write("template.xyz", format="extxyz")
     arguments = ("template.xyz", str(model.model), force)
-    driver = ipi.HybridDriver(*arguments, stress=True)
+    driver = ipi.IPIDriver(*arguments, stress=True)
     cell, positions = atoms.cell.array.T / units.Bohr, atoms.positions / units.Bohr
     energy, forces, virial, _ = driver(cell, positions)
-    expected = getattr(HybridForces(model.model), force)(atoms, stress=True)
+    expected = getattr(MetatomicForces(model.model), force)(atoms, stress=True)
     assert energy * units.Ha == pytest.approx(expected.energy or 0.0, rel=1e-6)
     forces, virial = forces * units.Ha / units.Bohr, virial * units.Ha
     np.testing.assert_allclose(forces, expected.forces, rtol=1e-5, atol=1e-6)
     pressure = -expected.stress * atoms.get_volume()
     np.testing.assert_allclose(virial, pressure, rtol=1e-5, atol=1e-6)
-    unknown = ipi.HybridDriver(*arguments)(cell, positions)[2]
+    unknown = ipi.IPIDriver(*arguments)(cell, positions)[2]
     assert np.isnan(unknown).all()
     both = driver([cell, cell], [positions, positions])
     np.testing.assert_array_equal(both[0][1], both[1][1])
@@ -168,12 +173,14 @@ def test_model_without_direct_stress(
         )
     }
     make_model(info=info).export().save(str(tmp_path / "small.pt"))
-    model = ModelFiles(tmp_path / "small.pt")
+    model = ModelReference(str(tmp_path / "small.pt"))
     settings = MDSettings("npt", n_inner=2, timestep=0.2, tau_p=50.0)
     simulation = simulate(tmp_path / "run", random_cell(), settings, model, monkeypatch)
     conserved = simulation.properties("conserved")
     virial = simulation.syslist[0].forces.vir
-    stress = HybridForces(model.model).conservative(random_cell(), stress=True).stress
+    stress = (
+        MetatomicForces(model.model).conservative(random_cell(), stress=True).stress
+    )
     expected = -stress * random_cell().get_volume() / units.Ha
     np.testing.assert_allclose(np.triu(virial), np.triu(expected), atol=1e-6)
     simulation.run(10, write_outputs=False)
@@ -181,19 +188,19 @@ def test_model_without_direct_stress(
 
 
 def test_molecule(
-    model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A molecule stays one, in the box that i-PI wants."""
     atoms = random_cell(6, 4.0, pbc=(False, False, False))
     settings = MDSettings(n_inner=2)
     simulation = simulate(tmp_path / "run", atoms, settings, model, monkeypatch)
-    energy = HybridForces(model.model).conservative(atoms).energy
+    energy = MetatomicForces(model.model).conservative(atoms).energy
     structure = simulation.get_structures()
     assert structure.cell.lengths().min() > 100.0
     assert structure.get_potential_energy() == pytest.approx(energy, abs=1e-5)
 
 
-def test_refusals(model: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(model: ModelReference, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be done is refused in a sentence."""
     settings, npt = MDSettings(), MDSettings("npt")
     molecule = random_cell(pbc=(False, False, False))
@@ -209,7 +216,7 @@ def test_refusals(model: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match=message):
             ipi.input_files(atoms, chosen, model, stock)
     with pytest.raises(ValueError, match="conservative or direct"):
-        ipi.HybridDriver("x", "y", "both")
+        ipi.IPIDriver("x", "y", "both")
     monkeypatch.setitem(sys.modules, "ipi.utils.units", None)
     with pytest.raises(ImportError, match=r"dualforce\[ipi\]"):
-        ipi.HybridDriver("x", "y", "direct")
+        ipi.IPIDriver("x", "y", "direct")

@@ -12,23 +12,26 @@ import numpy as np
 import pytest
 from ase import units
 from ase.calculators.lammps import Prism
-from helpers import make_model, random_cell
+from helpers import energy_info, make_model, random_cell
+from metatrain.utils.data.target_info import get_energy_target_info
 
-from dualforce.dynamics import HybridForces, RespaVelocityVerlet
-from dualforce.engines import lammps
-from dualforce.engines.files import ModelFiles, start_structure, write_folder
-from dualforce.engines.settings import MDSettings
+from dualforce.engines import ModelReference, lammps, write_inputs
+from dualforce.forces import MetatomicForces, load_model
+from dualforce.md import RespaVelocityVerlet, start_structure
+from dualforce.md.settings import MDSettings
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelReference:
     """A small model, untrained."""
     path = tmp_path_factory.mktemp("model") / "small.pt"
     make_model().export().save(str(path))
-    return ModelFiles(path)
+    return ModelReference(str(path))
 
 
-def texts(settings: MDSettings, model: ModelFiles, atoms: ase.Atoms) -> Dict[str, str]:
+def texts(
+    settings: MDSettings, model: ModelReference, atoms: ase.Atoms
+) -> Dict[str, str]:
     """Files for a structure."""
     return lammps.input_files(start_structure(atoms, settings), settings, model)
 
@@ -39,12 +42,13 @@ def commands(text: str) -> Dict[str, str]:
     for line in text.replace("&\n", " ").splitlines():
         words = line.partition("#")[0].split()
         if words:
-            name = " ".join(words[:2]) if words[0] == "fix" else words[0]
+            named = words[0] in ("fix", "variable")
+            name = " ".join(words[:2]) if named else words[0]
             result[name] = " ".join(words).removeprefix(name).strip()
     return result
 
 
-def test_data_file(model: ModelFiles) -> None:
+def test_data_file(model: ModelReference) -> None:
     """ASE reads what was meant: cell, positions, velocities and masses, rotated
     together."""
     atoms = random_cell(14, 6.0, seed=4)
@@ -65,7 +69,7 @@ def test_data_file(model: ModelFiles) -> None:
     np.testing.assert_allclose(read.get_masses(), masses, rtol=1e-8)
 
 
-def test_types(model: ModelFiles) -> None:
+def test_types(model: ModelReference) -> None:
     """One type for each element and mass, told to the model by element."""
     atoms = ase.Atoms(
         "OH2OH",
@@ -83,13 +87,14 @@ def test_types(model: ModelFiles) -> None:
     assert kinds == ["2", "1", "1", "3", "1"]
 
 
-def test_respa(model: ModelFiles) -> None:
+def test_respa(model: ModelReference) -> None:
     """The direct force is inside, the correction outside, at the right steps."""
     settings = MDSettings(timestep=0.25, n_inner=8, steps=100, interval=20)
-    given = ModelFiles(model.model, model.model, "cuda", "pbe")
+    given = ModelReference(model.model, model.model, "cuda", "pbe")
     found = commands(texts(settings, given, random_cell())["input.lammps"])
-    direct = "direct-model.pt device cuda variant pbe non_conservative on scale"
-    conservative = "model.pt device cuda variant pbe non_conservative off scale"
+    options = "uncertainty_threshold off device cuda variant pbe non_conservative"
+    direct = f"${{direct}} {options} on scale"
+    conservative = f"${{model}} {options} off scale"
     assert " ".join(found["pair_style"].split()) == (
         f"hybrid/overlay metatomic_1 {direct} 1.0 metatomic_2 {direct} -1.0 "
         f"metatomic_3 {conservative} 1.0"
@@ -102,16 +107,17 @@ def test_respa(model: ModelFiles) -> None:
     assert found["fix momentum"] == "all momentum 1 linear 1 1 1"
 
 
-def test_plain(model: ModelFiles) -> None:
+def test_plain(model: ModelReference) -> None:
     """Without inner steps the conservative force is enough."""
     found = commands(texts(MDSettings(n_inner=1), model, random_cell())["input.lammps"])
-    assert found["pair_style"] == "metatomic model.pt"
+    assert found["pair_style"] == "metatomic ${model} uncertainty_threshold off"
+    assert found["variable model"] == "index model-one-process.pt"
     assert found["pair_coeff"] == "* * 1 6 7 8"
     assert found["run_style"] == "verlet"
     assert "fix momentum" not in found
 
 
-def test_ensembles(model: ModelFiles) -> None:
+def test_ensembles(model: ModelReference) -> None:
     """Thermostats and barostats, in ps, bar and K, with seeds LAMMPS accepts."""
 
     def fixes(settings: MDSettings) -> Dict[str, str]:
@@ -131,7 +137,7 @@ def test_ensembles(model: ModelFiles) -> None:
         assert npt["thermo_style"].endswith("press vol")
 
 
-def test_neighbor_lists(model: ModelFiles) -> None:
+def test_neighbor_lists(model: ModelReference) -> None:
     """LAMMPS accepts a model only with room for twice the atoms in its range."""
     atoms = random_cell(14, 5.0, min_distance=1.0) * (3, 3, 3)
     found = commands(texts(MDSettings(), model, atoms)["input.lammps"])
@@ -142,7 +148,7 @@ def test_neighbor_lists(model: ModelFiles) -> None:
     assert int(page) == 10 * int(one)
 
 
-def test_molecule(model: ModelFiles) -> None:
+def test_molecule(model: ModelReference) -> None:
     """A molecule is not periodic, and inside of its box."""
     atoms = random_cell(6, 4.0, pbc=(False, False, False))
     files = texts(MDSettings(), model, atoms)
@@ -153,16 +159,44 @@ def test_molecule(model: ModelFiles) -> None:
     assert scaled.min() > 0.0 and scaled.max() < 1.0
 
 
-def test_refusals(model: ModelFiles, tmp_path: Path) -> None:
+def test_refusals(model: ModelReference, tmp_path: Path) -> None:
     """What cannot be done is refused in a sentence."""
     with pytest.raises(ValueError, match="use --device cuda"):
-        texts(MDSettings(), ModelFiles(model.model, device="cuda:1"), random_cell())
+        texts(MDSettings(), ModelReference(model.model, device="cuda:1"), random_cell())
     with pytest.raises(ValueError, match="some directions only"):
         texts(MDSettings(), model, random_cell(pbc=(True, True, False)))
-    path = tmp_path / "plain.pt"
-    make_model(forces="conservative").export().save(str(path))
-    with pytest.raises(ValueError, match="non_conservative_stress"):
-        texts(MDSettings(), ModelFiles(path), random_cell())
+    with pytest.raises(ValueError, match="'ase:Atoms' is a calculator of ASE"):
+        texts(MDSettings(), ModelReference("ase:Atoms"), random_cell())
+
+
+def test_without_direct_stress(tmp_path: Path) -> None:
+    """LAMMPS then takes direct forces alone."""
+    info = energy_info()
+    info.targets["energy"] = get_energy_target_info(
+        "energy", {"quantity": "energy", "unit": "eV"}, add_position_gradients=True
+    )
+    path = tmp_path / "model.pt"
+    make_model(info=info).export().save(str(path))
+    given = texts(MDSettings(), ModelReference(str(path)), random_cell())
+    style = commands(given["input.lammps"])["pair_style"].split()
+    assert [style[i + 1] for i, word in enumerate(style) if "non_cons" in word] == [
+        "forces",
+        "forces",
+        "off",
+    ]
+
+
+def test_one_process(model: ModelReference, tmp_path: Path) -> None:
+    """The copy has an infinite range, and the same forces."""
+    atoms = random_cell()
+    folder = write_inputs("lammps", model, atoms, tmp_path / "run", MDSettings())
+    copy = load_model(folder / "model-one-process.pt")
+    assert np.isinf(copy.capabilities().interaction_range)
+    assert load_model(folder / "model.pt").capabilities().interaction_range == 12.0
+    given, expected = (MetatomicForces(m).both(atoms) for m in (copy, model.model))
+    for mine, other in zip(given, expected, strict=True):
+        np.testing.assert_allclose(mine.forces, other.forces, atol=1e-12)
+    assert "-var model model.pt" in (folder / "README.txt").read_text()
 
 
 def lmp_with_metatomic() -> Any:
@@ -176,12 +210,11 @@ def lmp_with_metatomic() -> Any:
 
 @pytest.mark.skipif(lmp_with_metatomic() is None, reason="no lmp with ML-METATOMIC")
 @pytest.mark.parametrize("n_inner", [1, 4])
-def test_run(n_inner: int, model: ModelFiles, tmp_path: Path) -> None:
+def test_run(n_inner: int, model: ModelReference, tmp_path: Path) -> None:
     """The same trajectory as in ASE, but for a shift of the whole system."""
     settings = MDSettings(n_inner=n_inner, steps=8 * n_inner, interval=n_inner)
     atoms = start_structure(random_cell(12, 6.0, seed=1), settings)
-    files = lammps.input_files(atoms, settings, model)
-    folder = write_folder(tmp_path / "run", model, files)
+    folder = write_inputs("lammps", model, atoms, tmp_path / "run", settings)
     subprocess.run(lammps.COMMAND.split(), cwd=folder, check=True)
     final = ase.io.read(
         folder / "trajectory.lammpstrj", index=-1, format="lammps-dump-text"
@@ -190,8 +223,8 @@ def test_run(n_inner: int, model: ModelFiles, tmp_path: Path) -> None:
     start = ase.io.read(folder / "structure.data", format="lammps-data", units="metal")
     assert isinstance(start, ase.Atoms)
     start.numbers = atoms.numbers
-    forces = HybridForces(model.model)
+    forces = MetatomicForces(model.model)
     RespaVelocityVerlet(start, 0.5 * units.fs, forces, n_inner).run(8)
     moved = final.positions - final.positions.mean(0)
     expected = start.positions - start.positions.mean(0)
-    np.testing.assert_allclose(moved, expected, atol=1e-4)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)

@@ -1,6 +1,6 @@
 """OpenMM: trajectories, cost, energies, ensembles and refusals."""
 
-from typing import Any, Tuple
+from typing import Any
 
 import ase
 import numpy as np
@@ -9,14 +9,15 @@ from ase import units
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
+from potentials import two_calculators
 
-from dualforce.dynamics import CalculatorForces, Evaluation, RespaVelocityVerlet
-from dualforce.dynamics.counting import CountedForces
-from dualforce.dynamics.preparation import set_thermal_momenta
 from dualforce.engines import openmm as engine
-from dualforce.engines.files import VACUUM, in_box
+from dualforce.engines.box import VACUUM, in_box
 from dualforce.engines.separate import SeparateForces
-from dualforce.engines.settings import MDSettings
+from dualforce.forces import CountedForces, Evaluation, ForceSource
+from dualforce.md import RespaVelocityVerlet
+from dualforce.md.preparation import set_thermal_momenta
+from dualforce.md.settings import MDSettings
 
 
 openmm = pytest.importorskip("openmm")
@@ -34,21 +35,21 @@ def argon(triclinic: bool = False) -> ase.Atoms:
 def two_forces() -> CountedForces:
     """Lennard-Jones, with a direct force that is somewhat wrong."""
     return CountedForces(
-        CalculatorForces(
+        two_calculators(
             LennardJones(epsilon=0.0103, sigma=3.4, rc=6.0, smooth=True),
             LennardJones(epsilon=0.0113, sigma=3.4, rc=6.0, smooth=True),
         )
     )
 
 
-class Springs:
+class Springs(ForceSource):
     """Atoms on springs; the direct force is a part of it, or there is none.
 
     :param k: spring constant, in eV/Å^2.
     :param centre: where all springs end, in Å.
     """
 
-    has_direct_stress = False
+    has_direct = True
 
     def __init__(self, k: float, centre: float = 0.0) -> None:
         self.k, self.centre = k, centre
@@ -59,14 +60,6 @@ class Springs:
 
     def direct(self, atoms: ase.Atoms, stress: bool = False) -> Evaluation:
         return Evaluation(-0.8 * self.k * (atoms.positions - self.centre))
-
-    def both(
-        self, atoms: ase.Atoms, stress: bool = False
-    ) -> Tuple[Evaluation, Evaluation]:
-        return self.conservative(atoms), self.direct(atoms)
-
-    def reset(self) -> None:
-        """Nothing is kept."""
 
 
 def present(simulation: Any, like: ase.Atoms) -> ase.Atoms:
@@ -92,8 +85,8 @@ def energy_of(simulation: Any) -> float:
 def test_trajectory(n_inner: int, triclinic: bool) -> None:
     """The same trajectory as in ASE, at the same cost."""
     settings = MDSettings(timestep=5.0, n_inner=n_inner)
-    atoms, forces = in_box(argon(triclinic), settings, "OpenMM"), two_forces()
-    simulation = engine.make_simulation(atoms, forces, settings)
+    atoms, forces = in_box(argon(triclinic), settings, "OpenMM").atoms, two_forces()
+    simulation = engine.openmm_simulation(atoms, forces, settings)
     simulation.step(10)
     assert forces.direct_cost.calls == 10 * (n_inner - 1)
     assert forces.conservative_cost.calls == 1 + 10
@@ -111,7 +104,7 @@ def test_trajectory(n_inner: int, triclinic: bool) -> None:
 def test_energy_is_conserved() -> None:
     """Conservative and kinetic energy, although the direct force is wrong."""
     atoms = argon()
-    simulation = engine.make_simulation(
+    simulation = engine.openmm_simulation(
         atoms, two_forces(), MDSettings(timestep=4.0, n_inner=4)
     )
     totals = []
@@ -129,7 +122,7 @@ def test_langevin() -> None:
     settings = MDSettings(
         "nvt-langevin", 200.0, timestep=10.0, n_inner=4, friction=5.0, seed=3
     )
-    simulation = engine.make_simulation(atoms, Springs(0.5, VACUUM), settings)
+    simulation = engine.openmm_simulation(atoms, Springs(0.5, VACUUM), settings)
     kinetic, potential = [], []
     for step in range(400):
         simulation.step(1)
@@ -146,7 +139,7 @@ def test_seeds() -> None:
 
     def final(seed: int) -> Any:
         settings = MDSettings("nvt-langevin", n_inner=2, friction=50.0, seed=seed)
-        simulation = engine.make_simulation(argon(), two_forces(), settings)
+        simulation = engine.openmm_simulation(argon(), two_forces(), settings)
         simulation.step(3)
         return present(simulation, argon()).positions
 
@@ -162,7 +155,7 @@ def test_barostat(cell: Any) -> None:
     settings = MDSettings(
         "npt", 300.0, pressure / units.bar, timestep=1.0, n_inner=1, cell=cell
     )
-    simulation = engine.make_simulation(atoms, Springs(0.0), settings)
+    simulation = engine.openmm_simulation(atoms, Springs(0.0), settings)
     volumes, shapes = [], []
     for _ in range(1500 if cell == "isotropic" else 100):
         simulation.step(engine.BAROSTAT_INTERVAL)
@@ -203,13 +196,13 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be done is refused in a sentence."""
     atoms, forces = argon(), two_forces()
     with pytest.raises(ValueError, match="no stochastic velocity rescaling"):
-        engine.make_simulation(atoms, forces, MDSettings("nvt-svr"))
+        engine.openmm_simulation(atoms, forces, MDSettings("nvt-svr"))
     with pytest.raises(ValueError, match="set --friction"):
-        engine.make_simulation(atoms, forces, MDSettings("npt", tau=50.0))
+        engine.openmm_simulation(atoms, forces, MDSettings("npt", tau=50.0))
     fixed = atoms.copy()
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(ValueError, match="has constraints"):
-        engine.make_simulation(fixed, forces, MDSettings())
+        engine.openmm_simulation(fixed, forces, MDSettings())
     monkeypatch.setattr(engine, "openmm", None)
     with pytest.raises(ImportError, match=r"dualforce\[openmm\]"):
-        engine.make_simulation(atoms, forces, MDSettings())
+        engine.openmm_simulation(atoms, forces, MDSettings())

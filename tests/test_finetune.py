@@ -12,8 +12,8 @@ from metatrain.utils.io import model_from_checkpoint
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from train_helpers import CPU, clusters, message_of, options, prepare, run_cli, write
 
-from dualforce.architecture.hooks import _open
-from dualforce.architecture.model import DualForce
+from dualforce.plugin.patches import _open
+from dualforce.training.model import DualForce
 
 
 F64 = torch.float64
@@ -32,6 +32,11 @@ PET = {
 
 def _load(path: Path) -> Dict[str, Any]:
     return torch.load(path, weights_only=False, map_location="cpu")
+
+
+def _opened(path: Path) -> Any:
+    """The model that fine-tuning starts from."""
+    return _open(model_from_checkpoint, _load(path), "finetune")
 
 
 def _energies(model: Any, data: Path) -> np.ndarray:
@@ -69,7 +74,7 @@ def test_starts_from_the_best_model_of_a_run(tmp_path: Path) -> None:
     path = write(tmp_path / "old.xyz", clusters(6))
     run_cli(tmp_path, options(path, {"num_epochs": 4}), output=tmp_path / "old.pt")
     old = _load(tmp_path / "old.ckpt")
-    start = _open(_load(tmp_path / "old.ckpt"), "finetune")
+    start = _opened(tmp_path / "old.ckpt")
     for name, value in start.state_dict().items():
         assert torch.equal(value, old["best_model_state_dict"][name])
 
@@ -121,7 +126,7 @@ def test_pet_becomes_the_backbone(section: Any, pet: Path, tmp_path: Path) -> No
 def test_new_heads_of_pet_are_untrained_and_scaled(pet: Path, tmp_path: Path) -> None:
     """Their scale is that of the new labels."""
     data = write(tmp_path / "new.xyz", clusters(6))
-    model = _open(_load(pet), "finetune")
+    model = _opened(pet)
     assert model.fitted == ["energy"]
     inherited = model.calibrations["energy"].scale.clone()
     _, trainer, dataset = prepare(options(data, {"num_epochs": 0}))
@@ -145,7 +150,7 @@ def test_direct_head_of_pet_is_kept(tmp_path: Path) -> None:
         }
     }
     checkpoint = _train_pet(tmp_path, data, direct)
-    model = _open(_load(checkpoint), "finetune")
+    model = _opened(checkpoint)
     assert sorted(model.fitted) == ["energy", "non_conservative_force"]
     own = model_from_checkpoint(_load(checkpoint), "export").state_dict()
     inner = model.backbone.model.state_dict()

@@ -11,13 +11,21 @@ from ase.build import molecule
 from ase.constraints import FixBondLengths
 from ase.io import read
 from helpers import make_model, random_cell
-from potentials import Counting, LennardJones, argon, chain, set_momenta
+from potentials import (
+    Counting,
+    LennardJones,
+    argon,
+    chain,
+    set_momenta,
+    two_calculators,
+)
 
-from dualforce.dynamics import (
-    CalculatorForces,
+from dualforce.forces import (
     Evaluation,
+    MetatomicForces,
+)
+from dualforce.md import (
     Guard,
-    HybridForces,
     RespaLangevin,
     RespaNPT,
     RespaSVR,
@@ -191,7 +199,7 @@ def test_drift_ends_the_run(tmp_path: Path) -> None:
 def test_overlapping_atoms(tmp_path: Path) -> None:
     """The atoms are named, at the first step or before it."""
     potential = LennardJones(0.0104, 3.4, 5.0)
-    forces = CalculatorForces(potential, potential)
+    forces = two_calculators(potential, potential)
     for distance, message in (
         (0.3, "atoms 4, 9 would move .*; atoms 4 and 9 are only 0.30 Å apart"),
         (0.0, "cannot start .* not finite on atoms 4, 9; atoms 4 and 9 are only 0.00"),
@@ -215,7 +223,7 @@ def test_last_good_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Two runs agree in every bit."""
+    """Two runs are bitwise identical."""
     states = one.state(), other.state()
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
@@ -225,7 +233,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_restart(kind: str, tmp_path: Path) -> None:
-    """Twice n steps are n, a checkpoint, new objects, and n more, in every bit."""
+    """Twice n steps are n, a checkpoint, new objects, and n more, bitwise identical."""
     whole = start(kind, argon()[1], tmp_path)
     whole.run(12)
     first = start(kind, argon()[1], tmp_path)
@@ -281,7 +289,7 @@ def test_restart_with_a_model(backbone: str, kind: str, tmp_path: Path) -> None:
         atoms = random_cell(8, 6.0, seed=4, min_distance=1.5)
         set_momenta(atoms, 0.02)
         run_options = {"guard": Guard(max_drift=np.inf), "last_good": tmp_path / "x"}
-        forces = HybridForces(path)
+        forces = MetatomicForces(path)
         forces.warm_up(atoms, stress=kind == "npt")
         arguments = (atoms, 0.5 * units.fs, forces, 2)
         if kind == "nve":

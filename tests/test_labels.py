@@ -19,7 +19,7 @@ from train_helpers import (
     write,
 )
 
-from dualforce.architecture.data import collate, make_frames
+from dualforce.training.data import collate, make_frames
 
 
 Change = Callable[[Atoms], None]

@@ -8,14 +8,17 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from potentials import Analytic, LennardJones, Linear, argon
 
-from dualforce.diagnostics.loops import (
+from dualforce.diagnostics.measures.loops import (
+    LoopWork,
     NoMoleculeError,
     find_molecules,
     plane_loop,
     rotation_loop,
 )
-from dualforce.diagnostics.results import LoopWork
-from dualforce.diagnostics.subject import CalculatorForce
+from dualforce.forces import CalculatorForces
+
+
+C = "conservative"
 
 
 class Recorded(Analytic):
@@ -75,7 +78,9 @@ def test_plane_encloses_the_curl() -> None:
     matrix = rng.normal(size=(15, 15))
     atoms = Atoms("C5", positions=rng.normal(size=(5, 3)))
     potential = Recorded(Linear(matrix, np.zeros((5, 3))))
-    result = plane_loop(CalculatorForce(potential, "linear"), atoms, displacement=0.1)
+    result = plane_loop(
+        CalculatorForces(potential, "linear"), C, atoms, displacement=0.1
+    )
     # The first points are evenly spaced: the start, and a quarter of the way.
     start, quarter = potential.places[0], potential.places[2]
     first, second = (
@@ -86,7 +91,7 @@ def test_plane_encloses_the_curl() -> None:
     assert result.work == pytest.approx(curl * np.pi * radius**2, rel=1e-10)
     assert result.numerical_error < 1e-10
     assert result.length == pytest.approx(2.0 * np.pi * radius)
-    assert result.kind == "forces" and result.loop == "plane"
+    assert result.kind == C and result.loop == "plane"
     check_curve(result)
     for place in potential.places:
         squares = ((place - atoms.positions) ** 2).sum() / n_atoms
@@ -98,8 +103,8 @@ def test_conservative_force_does_no_work() -> None:
     atoms, _ = argon()
     works = {}
     for curl in (-1e-3, 0.0, 1e-3):
-        force = CalculatorForce(LennardJones(0.0104, 3.4, 5.0, curl), "argon")
-        works[curl] = plane_loop(force, atoms, seed=1)
+        force = CalculatorForces(LennardJones(0.0104, 3.4, 5.0, curl), "argon")
+        works[curl] = plane_loop(force, C, atoms, seed=1)
         check_curve(works[curl])
     assert abs(works[0.0].work) <= works[0.0].numerical_error + 1e-12 < 1e-6
     assert works[1e-3].work == pytest.approx(-works[-1e-3].work, rel=1e-2)
@@ -111,7 +116,7 @@ def test_rotation_in_a_vortex() -> None:
     atoms = water_pair()
     vortex = np.array([0.3, -0.2, 0.5])
     potential = Recorded(Vortex(vortex))
-    result = rotation_loop(CalculatorForce(potential, "vortex"), atoms, seed=3)
+    result = rotation_loop(CalculatorForces(potential, "vortex"), C, atoms, seed=3)
     places = np.array(potential.places[:8])
     moving = np.flatnonzero(np.ptp(places, axis=0).max(1) > 1e-9)
     assert len(moving) == 3  # one molecule
@@ -133,8 +138,8 @@ def test_rotation_in_a_vortex() -> None:
 def test_rotation_of_a_conservative_liquid() -> None:
     """No work, though a hard force is met on the way: points are added until then."""
     atoms = water_pair()
-    force = CalculatorForce(LennardJones(0.01, 2.0, 3.5), "argon")
-    result = rotation_loop(force, atoms, max_points=2048)
+    force = CalculatorForces(LennardJones(0.01, 2.0, 3.5), "argon")
+    result = rotation_loop(force, C, atoms, max_points=2048)
     assert abs(result.work) <= 2.0 * result.numerical_error + 1e-9
     size = np.abs(np.diff(result.cumulative)).sum()
     assert size > 1e-4 and abs(result.work) < 1e-4 * size
@@ -143,9 +148,9 @@ def test_rotation_of_a_conservative_liquid() -> None:
 def test_points_that_do_not_suffice() -> None:
     """Leave an error that says so."""
     atoms = Atoms("C", [[0.0, 0.0, 0.0]])
-    force = CalculatorForce(Vortex([0.0, 0.0, 0.01]), "vortex")
-    fine = plane_loop(force, atoms, displacement=15.0, max_points=4096)
-    coarse = plane_loop(force, atoms, displacement=15.0, max_points=32)
+    force = CalculatorForces(Vortex([0.0, 0.0, 0.01]), "vortex")
+    fine = plane_loop(force, C, atoms, displacement=15.0, max_points=4096)
+    coarse = plane_loop(force, C, atoms, displacement=15.0, max_points=32)
     assert coarse.n_points == 32
     assert coarse.numerical_error > 1e-3 * abs(fine.work) > fine.numerical_error
     assert abs(coarse.work - fine.work) <= coarse.numerical_error
@@ -180,15 +185,15 @@ def test_molecules() -> None:
 )
 def test_nothing_to_turn(atoms: Atoms) -> None:
     """Is said."""
-    force = CalculatorForce(Vortex([0.0, 0.0, 1.0]), "vortex")
+    force = CalculatorForces(Vortex([0.0, 0.0, 1.0]), "vortex")
     with pytest.raises(NoMoleculeError, match="has no molecule to turn"):
-        rotation_loop(force, atoms)
+        rotation_loop(force, C, atoms)
 
 
 def test_arguments() -> None:
     """That make no sense are refused."""
-    force, atoms = CalculatorForce(Vortex([0.0, 0.0, 1.0]), "vortex"), water_pair()
+    force, atoms = CalculatorForces(Vortex([0.0, 0.0, 1.0]), "vortex"), water_pair()
     with pytest.raises(ValueError, match="displacement must be positive"):
-        plane_loop(force, atoms, displacement=0.0)
+        plane_loop(force, C, atoms, displacement=0.0)
     with pytest.raises(ValueError, match="max_points must be at least 32, not 8"):
-        plane_loop(force, atoms, max_points=8)
+        plane_loop(force, C, atoms, max_points=8)

@@ -34,7 +34,7 @@ from metatrain.utils.data.target_info import get_generic_target_info
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from torch import Tensor
 
-from dualforce.architecture.model import DualForce
+from dualforce.training.model import DualForce
 
 
 NAMES = (ENERGY, FORCE, STRESS)

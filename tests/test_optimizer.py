@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dualforce.architecture.optimizer import make_optimizer
+from dualforce.training.optimizer import make_optimizer
 
 
 def _gradient(shape: tuple[int, ...]) -> torch.Tensor:

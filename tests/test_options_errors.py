@@ -7,9 +7,9 @@ import pytest
 import torch
 from train_helpers import clusters, message_of, mtt, options, run_cli, write
 
-from dualforce.architecture.model import NAME, DualForce
-from dualforce.architecture.options import nearest
-from dualforce.architecture.trainer import Trainer
+from dualforce.training.model import NAME, DualForce
+from dualforce.training.option_checks import nearest
+from dualforce.training.trainer import Trainer
 
 
 @pytest.fixture()

@@ -79,7 +79,7 @@ def test_trains_and_exports(
         training.teacher.check_minutes = 0.0
     train_model(options, "model.pt", checkpoint_dir=tmp_path)
 
-    file = "pair.pt" if name == "accelerate-student" else "model.pt"
+    file = "combined.pt" if name == "accelerate-student" else "model.pt"
     outputs = set(load_atomistic_model(file).capabilities().outputs)
     direct = {"non_conservative_force", "non_conservative_stress"}
     assert "energy" in outputs

@@ -22,14 +22,14 @@ from helpers import (
 from metatomic.torch import NeighborListOptions
 from train_helpers import PAINN, options, prepare, write
 
-from dualforce.architecture.data import Frame, make_frames
-from dualforce.architecture.fitting import (
+from dualforce.nn.pair_potential import PairPotential
+from dualforce.training.data import Frame, make_frames
+from dualforce.training.fitting import (
     fit_calibration,
     remove_baseline,
     remove_pair_terms,
 )
-from dualforce.architecture.pair_fit import polynomials
-from dualforce.architecture.pair_potential import PairPotential
+from dualforce.training.pair_fit import polynomials
 
 
 CUTOFF = float(PAINN["cutoff"])

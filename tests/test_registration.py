@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from metatrain.utils.architectures import find_all_architectures
 
-from dualforce.registration import (
+from dualforce.plugin.registration import (
     RegistrationError,
     check_registration,
     metatrain_folder,

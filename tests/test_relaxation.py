@@ -16,8 +16,8 @@ from helpers import make_model, random_cell
 from potentials import Bare, Linear, argon
 
 from dualforce.cli import main
-from dualforce.dynamics import RunFailedError
-from dualforce.dynamics.relaxation import relax
+from dualforce.md import RunFailedError
+from dualforce.md.relaxation import relax
 
 
 @pytest.mark.parametrize("optimizer", [None, FIRE])

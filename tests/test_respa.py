@@ -19,9 +19,19 @@ from ase.constraints import (
 )
 from ase.io import read
 from ase.md.verlet import VelocityVerlet
-from potentials import Counting, LennardJones, Linear, argon, chain, slope
+from potentials import (
+    Bare,
+    Counting,
+    LennardJones,
+    Linear,
+    argon,
+    chain,
+    set_momenta,
+    slope,
+    two_calculators,
+)
 
-from dualforce.dynamics import CalculatorForces, Guard, RespaVelocityVerlet
+from dualforce.md import Guard, RespaVelocityVerlet
 
 
 FREE = Guard(max_drift=np.inf)
@@ -47,7 +57,7 @@ CONSTRAINTS: Dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_one_inner_step_is_velocity_verlet(name: str) -> None:
-    """The trajectory of ASE, in every bit where ASE solves no equations."""
+    """The trajectory of ASE, bitwise identical where ASE solves no equations."""
     ours, forces = argon()
     theirs = ours.copy()
     theirs.calc = LennardJones(0.0104, 3.4, 5.0)
@@ -71,7 +81,7 @@ def test_equal_forces_give_velocity_verlet() -> None:
         ours, _ = argon()
         theirs = ours.copy()
         theirs.calc = LennardJones(0.0104, 3.4, 5.0)
-        forces = CalculatorForces(LennardJones(0.0104, 3.4, 5.0), theirs.calc)
+        forces = two_calculators(LennardJones(0.0104, 3.4, 5.0), theirs.calc)
         RespaVelocityVerlet(ours, 4.0 * units.fs, forces, n_inner).run(4)
         VelocityVerlet(theirs, 4.0 * units.fs).run(4 * n_inner)
         np.testing.assert_allclose(phase(ours), phase(theirs), atol=1e-12)
@@ -85,7 +95,8 @@ def test_the_splitting_is_that_of_the_paper(n_inner: int) -> None:
     conservative, direct = forces.potentials
     size = 3 * len(atoms)
     mass = np.repeat(atoms.get_masses(), 3)
-    net = np.kron(np.full((len(atoms),) * 2, 1.0 / len(atoms)), np.eye(3))
+    shares = atoms.get_masses() / atoms.get_masses().sum()
+    net = np.kron(np.outer(shares, np.ones(len(atoms))), np.eye(3))
     inner = direct.matrix - net @ direct.matrix  # without net force
     identity, zero = np.eye(size), np.zeros((size, size))
 
@@ -102,6 +113,55 @@ def test_the_splitting_is_that_of_the_paper(n_inner: int) -> None:
     end = np.linalg.matrix_power(step, 7) @ start
     end[:size] += conservative.reference.ravel()
     np.testing.assert_allclose(phase(atoms), end, atol=1e-12)
+
+
+class Lopsided(LennardJones):
+    """A pair force that breaks Newton's third law."""
+
+    def evaluate(self, atoms: Atoms) -> Any:
+        """Energy, forces and stress."""
+        energy, forces, stress = super().evaluate(atoms)
+        return (
+            energy,
+            forces * (1.0 + 0.5 * (np.arange(len(atoms)) % 3))[:, None],
+            stress,
+        )
+
+
+def test_net_force_moves_the_centre_of_mass_only() -> None:
+    """Engines that leave a net direct force in and remove the momentum of the centre of
+    mass after every outer step (LAMMPS) follow the same trajectory in its frame."""
+    atoms, _ = argon()
+    atoms.set_masses(np.linspace(20.0, 60.0, len(atoms)))
+    set_momenta(atoms, 0.005)
+    timestep, n_inner = 4.0 * units.fs, 4
+    masses = atoms.get_masses()[:, None]
+    theirs, momenta = atoms.positions.copy(), atoms.get_momenta()
+    conservative = LennardJones(0.0104, 3.4, 5.0)
+    direct = Lopsided(0.0104, 3.4, 5.0)
+    forces = Bare(conservative, direct)
+
+    def force_of(potential: Any) -> Any:
+        moved = atoms.copy()
+        moved.positions = theirs
+        return potential.evaluate(moved)[1]
+
+    assert np.abs(force_of(direct).sum(0)).max() > 2e-3
+    RespaVelocityVerlet(atoms, timestep, forces, n_inner, guard=FREE).run(9)
+    for _ in range(9):
+        outer = 0.5 * n_inner * timestep
+        momenta = momenta + outer * (force_of(conservative) - force_of(direct))
+        for _ in range(n_inner):
+            momenta = momenta + 0.5 * timestep * force_of(direct)
+            theirs = theirs + timestep * momenta / masses
+            momenta = momenta + 0.5 * timestep * force_of(direct)
+        momenta = momenta + outer * (force_of(conservative) - force_of(direct))
+        momenta = momenta - masses / masses.sum() * momenta.sum(0)
+
+    def centred(positions: Any) -> Any:
+        return positions - (masses * positions).sum(0) / masses.sum()
+
+    np.testing.assert_allclose(centred(atoms.positions), centred(theirs), atol=1e-12)
 
 
 # ---------------------------------------------------------------------- convergence
@@ -183,7 +243,7 @@ def test_rigid_molecules(n_inner: int) -> None:
     sites = atoms.positions.copy()
     matrix = np.diag(np.repeat([1.0, 0.5, 0.7], 3))
     turn = np.random.default_rng(0).normal(size=(9, 9))
-    forces = CalculatorForces(
+    forces = two_calculators(
         Linear(matrix, sites), Linear(0.9 * matrix + 0.05 * (turn - turn.T), sites)
     )
     atoms.set_constraint(FixBondLengths([(0, 1), (0, 2), (1, 2)]))

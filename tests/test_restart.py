@@ -19,8 +19,8 @@ from train_helpers import (
     write,
 )
 
-from dualforce.architecture.model import DualForce
-from dualforce.architecture.trainer import Trainer
+from dualforce.training.model import DualForce
+from dualforce.training.trainer import Trainer
 
 
 EPOCHS = [5, 12]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from train_helpers import CPU, clusters, options, prepare, write
 
-from dualforce.architecture.data import Frame, collate, make_frames
-from dualforce.architecture.distributed import Processes
-from dualforce.architecture.fitting import fit_calibration, make_terms, to_raw_units
-from dualforce.architecture.model import DualForce
-from dualforce.architecture.stages import Stage
-from dualforce.architecture.symmetry import INTERVAL, asymmetry_penalty
-from dualforce.architecture.trainer import Trainer
+from dualforce.training.data import Frame, collate, make_frames
+from dualforce.training.distributed import Processes
+from dualforce.training.fitting import fit_calibration, make_terms, to_raw_units
+from dualforce.training.model import DualForce
+from dualforce.training.stages import Stage
+from dualforce.training.symmetry import INTERVAL, asymmetry_penalty
+from dualforce.training.trainer import Trainer
 
 
 FORCE = "non_conservative_force"

@@ -12,7 +12,7 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from potentials import LennardJones, argon, chain, slope
 from scipy.stats import gamma, kstest
 
-from dualforce.dynamics import Guard, RespaLangevin, RespaSVR
+from dualforce.md import Guard, RespaLangevin, RespaSVR
 
 
 KT = 0.01

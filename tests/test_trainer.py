@@ -26,20 +26,20 @@ from train_helpers import (
     write,
 )
 
-from dualforce.architecture.data import Frame, collate, make_frames
-from dualforce.architecture.distributed import Processes
-from dualforce.architecture.fitting import (
+from dualforce.training.data import Frame, collate, make_frames
+from dualforce.training.distributed import Processes
+from dualforce.training.epoch_log import EpochReport, ErrorSums
+from dualforce.training.fitting import (
     HUBER_DELTA,
     fit_calibration,
     make_terms,
     to_raw_units,
     weight_in_stage,
 )
-from dualforce.architecture.losses import Term
-from dualforce.architecture.model import NAME, DualForce
-from dualforce.architecture.report import EpochReport, ErrorSums
-from dualforce.architecture.stages import Stage, conservative_count, make_stages
-from dualforce.architecture.trainer import Trainer
+from dualforce.training.loss import Term
+from dualforce.training.model import NAME, DualForce
+from dualforce.training.stages import Stage, conservative_count, make_stages
+from dualforce.training.trainer import Trainer
 
 
 F64 = torch.float64

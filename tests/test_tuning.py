@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, Dict, List, Optional
 
 import ase.io
 import numpy as np
@@ -12,12 +13,23 @@ from helpers import make_model, random_cell
 from potentials import argon
 
 from dualforce.cli import main
-from dualforce.dynamics.statistics import mean_with_error, slope_with_error
-from dualforce.dynamics.tuning import tune
+from dualforce.md import equilibrate
+from dualforce.md.statistics import Estimate
+from dualforce.md.tuning import (
+    Candidate,
+    ConstantEnergyRun,
+    Tuning,
+    is_drifting,
+    judge,
+    judge_all,
+    recommend,
+    tune,
+)
+from dualforce.md.tuning_report import advice, table, write
 
 
 def test_limit_of_a_rough_force_is_found() -> None:
-    """A direct force with a strong curl stands fewer inner steps than one that is
+    """A direct force with a strong curl tolerates fewer inner steps than one that is
     close to the conservative force, and what is recommended does not drift."""
     limits = {}
     for curl in (0.0002, 0.5):
@@ -57,28 +69,145 @@ def test_timestep_that_is_too_long() -> None:
     assert len(result.candidates) == 1
 
 
-def test_slopes_have_honest_errors() -> None:
-    """The slope of a line under correlated noise lies within its error as often as a
-    normal error says."""
-    rng = np.random.default_rng(0)
-    times = np.linspace(0.0, 10.0, 2000)
-    inside = 0
-    for _ in range(200):
-        noise = np.convolve(rng.normal(size=2050), np.ones(51) / 51, mode="valid")
-        slope, error = slope_with_error(times, 0.3 * times + noise)
-        inside += abs(slope - 0.3) < error
-    assert 0.5 < inside / 200 < 0.8
+def measured(
+    drift: Estimate = (0.0, 0.02),
+    late: Estimate = (0.0, 0.04),
+    heating: Estimate = (0.0, 1.0),
+    n_inner: int = 4,
+    growth: Optional[float] = 1.0,
+    failed: Optional[str] = None,
+    length_ps: float = 5.0,
+) -> Candidate:
+    """A run that nobody has made."""
+    return Candidate(
+        n_inner=n_inner,
+        outer_step_fs=0.5 * n_inner,
+        length_ps=length_ps,
+        failed=failed,
+        drift=drift,
+        late_drift=late,
+        relative_drift=(drift[0] / 10.0, drift[1] / 10.0),
+        fluctuation=0.1,
+        heating=heating,
+        correction=50.0,
+        growth=growth,
+        ms_per_step=10.0,
+    )
 
 
-def test_means_have_honest_errors() -> None:
-    """Likewise the mean."""
-    rng = np.random.default_rng(1)
-    inside = 0
-    for _ in range(200):
-        noise = np.convolve(rng.normal(size=2050), np.ones(51) / 51, mode="valid")
-        mean, error = mean_with_error(1.0 + noise)
-        inside += abs(mean - 1.0) < error
-    assert 0.5 < inside / 200 < 0.8
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict"),
+    [
+        ({}, "good"),
+        ({"drift": (0.55, 0.30)}, "unclear"),
+        ({"drift": (0.55, 0.10)}, "drifts"),
+        ({"drift": (-0.55, 0.10)}, "drifts"),
+        ({"drift": (0.1, 0.3)}, "unclear"),
+        ({"late": (0.9, 0.1)}, "drift grows"),
+        ({"growth": 1.6}, "correction grows"),
+        ({"heating": (50.0, 5.0)}, "heats"),
+        ({"heating": (50.0, 20.0)}, "good"),
+        ({"heating": (15.0, 1.0)}, "good"),
+        ({"failed": "atoms 3 would move"}, "fails after 5.00 ps"),
+        # A change of 10 meV/atom is a failure, whatever the error.
+        ({"drift": (2.1, 3.0)}, "drifts"),
+        ({"length_ps": 0.1, "drift": (120.0, NAN)}, "drifts"),
+        # Short runs decide nothing, unless they fail.
+        ({"length_ps": 0.1}, "unclear"),
+        ({"length_ps": 0.1, "drift": (0.507, 0.096)}, "unclear"),
+        ({"length_ps": 0.1, "failed": "atoms 3"}, "fails after 0.10 ps"),
+        # Errors that are not known decide nothing.
+        ({"drift": (0.507, NAN)}, "unclear"),
+        ({"drift": (0.1, NAN)}, "unclear"),
+        ({"drift": (NAN, NAN)}, "unclear"),
+    ],
+)
+def test_rule(options: Dict[str, Any], verdict: str) -> None:
+    """Excess drift within the tolerance, clearly beyond it, or neither; late drift,
+    growth of the correction, heating."""
+    conservative = measured(n_inner=1, growth=None)
+    assert judge(measured(**options), conservative, 0.2) == verdict
+    rows = judge_all([conservative, measured(**options)], 0.2)
+    assert [row.verdict for row in rows] == ["good", verdict]
+    assert recommend(rows) == (4 if verdict == "good" else 1)
+    assert rows[1].is_good == (verdict == "good")
+    assert rows[1].is_bad == (verdict not in ("good", "unclear"))
+
+
+def test_conservative_run_itself() -> None:
+    """Its drift must be known to the tolerance; a large one is told apart."""
+    assert judge(measured(drift=(1.0, 0.1)), None, 0.2) == "good"
+    assert judge(measured(drift=(0.0, 0.3)), None, 0.2) == "unclear"
+    assert judge(measured(drift=(0.0, NAN)), None, 0.2) == "unclear"
+    assert is_drifting((3.0, 0.1), 0.2) and not is_drifting((0.3, 0.1), 0.2)
+    assert not is_drifting((3.0, NAN), 0.2)
+    assert recommend(judge_all([measured(drift=(0.0, NAN)), measured()])) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([measured(n_inner=1), measured()], "Use M = 4 (--inner 4)"),
+        ([measured(n_inner=1, drift=(0.0, 0.5))], "Nothing can be recommended"),
+        ([measured(n_inner=1, failed="x")], "Even the conservative force alone"),
+        ([measured(n_inner=1, drift=(3.0, 0.1))], "timestep is too long"),
+        (
+            [measured(n_inner=1), measured(drift=(0.1, NAN))],
+            "Not decided: M = 4",
+        ),
+        ([measured(n_inner=1, length_ps=0.1)], "each ps of it takes 0.33 minutes"),
+    ],
+)
+def test_advice(rows: List[Candidate], words: str) -> None:
+    """What to do follows from the verdicts."""
+    judged = judge_all(rows)
+    result = Tuning(judged, recommend(judged), 5.0)
+    assert words in advice(result)
+    assert len(table(result).splitlines()) == 1 + len(rows)
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    """Errors that are not known are null."""
+    judged = judge_all([measured(n_inner=1, drift=(0.1, NAN))])
+    written = write(Tuning(judged, None, 5.0), tmp_path, {"model": "none"})
+    content = json.loads(written[0].read_text())
+    assert content["candidates"][0]["drift"] == [0.1, None]
+    assert content["settings"] == {"model": "none"}
+    assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_short_run_decides_nothing() -> None:
+    """The verdict is open, not wrong."""
+    atoms, forces = argon(curl=0.002)
+    start = equilibrate(forces, atoms, 4.0 * units.fs, temperature_K=60.0)
+    rows = []
+    for n_inner in (1, 2):
+        run = ConstantEnergyRun(start, 4.0 * units.fs, forces, n_inner)
+        run.advance(15 * 4.0 * units.fs)
+        rows.append(run.candidate())
+        assert rows[-1].length_ps == pytest.approx(0.06, abs=0.005)
+    assert [row.verdict for row in judge_all(rows)] == ["unclear", "unclear"]
+
+
+def test_runs_can_be_continued() -> None:
+    """Two halves are the whole, and kinetic energy gives the scale of the drift."""
+    atoms, forces = argon()
+    start = equilibrate(forces, atoms, 4.0 * units.fs, temperature_K=60.0)
+    halves, whole = (ConstantEnergyRun(start, 4.0 * units.fs, forces, 2) for _ in "ab")
+    for length in (400.0, 400.0):
+        halves.advance(length * units.fs)
+    whole.advance(800.0 * units.fs)
+    np.testing.assert_array_equal(halves.series, whole.series)
+    times, conserved, temperature, correction = whole.series
+    assert len(times) == 101 and (correction > 0.0).all()
+    candidate = whole.candidate()
+    kinetic = 1500.0 * units.kB * temperature * (1.0 - 1.0 / len(atoms))
+    expected = candidate.drift[0] / kinetic.std()
+    assert candidate.relative_drift[0] == pytest.approx(expected)
+    assert candidate.correction == pytest.approx(np.sqrt(np.mean(correction**2)))
 
 
 def test_command(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from metatrain.utils.data import Dataset, DatasetInfo, get_atomic_types, get_dat
 from metatrain.utils.omegaconf import expand_dataset_config, expand_loss_config
 from omegaconf import OmegaConf
 
-from dualforce.architecture.model import NAME, DualForce
-from dualforce.architecture.trainer import Trainer
+from dualforce.training.model import NAME, DualForce
+from dualforce.training.trainer import Trainer
 
 
 WATER = Path(__file__).parents[1] / "data" / "water-xtb" / "train.xyz"

@@ -7,22 +7,21 @@ import ase.io
 import numpy as np
 from ase import units
 
-from dualforce.dynamics import HybridForces, RespaSVR, RespaVelocityVerlet
-from dualforce.dynamics.preparation import fix_center_of_mass, set_thermal_momenta
+import dualforce
 
 
 rng = np.random.default_rng(0)
 atoms = ase.io.read("data/water-xtb/held-out.xyz")
-fix_center_of_mass(atoms)
-set_thermal_momenta(atoms, temperature_K=300, rng=rng)
-forces = HybridForces("water.pt")
+dualforce.fix_center_of_mass(atoms)
+dualforce.set_thermal_momenta(atoms, temperature_K=300, rng=rng)
+forces = dualforce.load_forces("water.pt")
 forces.warm_up(atoms)
 
 thermostat = {"temperature_K": 300, "tau": 50 * units.fs, "rng": rng}
-heating = RespaSVR(atoms, 0.5 * units.fs, forces, n_inner=4, **thermostat)
+heating = dualforce.RespaSVR(atoms, 0.5 * units.fs, forces, n_inner=4, **thermostat)
 heating.run(100)  # outer steps, of 2 fs
 
-run = RespaVelocityVerlet(
+run = dualforce.RespaVelocityVerlet(
     atoms, 0.5 * units.fs, forces, n_inner=4, logfile="-", loginterval=10
 )
 run.run(100)

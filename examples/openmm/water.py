@@ -9,15 +9,15 @@ import sys
 import ase.io
 from openmm import app
 
-from dualforce.dynamics import HybridForces
-from dualforce.engines.files import start_structure
-from dualforce.engines.openmm import make_simulation
-from dualforce.engines.settings import MDSettings
+import dualforce
 
 
-settings = MDSettings(ensemble="nvt-langevin", temperature=300, n_inner=4, steps=400)
-atoms = start_structure(ase.io.read("data/water-xtb/held-out.xyz"), settings)
-simulation = make_simulation(atoms, HybridForces("water.pt"), settings)
+settings = dualforce.MDSettings(
+    ensemble="nvt-langevin", temperature=300, n_inner=4, steps=400
+)
+atoms = dualforce.start_structure(ase.io.read("data/water-xtb/held-out.xyz"), settings)
+forces = dualforce.load_forces("water.pt")
+simulation = dualforce.openmm_simulation(atoms, forces, settings)
 simulation.reporters.append(
     app.StateDataReporter(
         sys.stdout,

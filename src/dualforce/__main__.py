@@ -3,8 +3,12 @@
 import sys
 from importlib.metadata import version
 
-from . import __version__
-from .registration import RegistrationError, check_registration, metatrain_folder
+from dualforce import __version__
+from dualforce.plugin.registration import (
+    RegistrationError,
+    check_registration,
+    metatrain_folder,
+)
 
 
 def main() -> int:

@@ -21,15 +21,15 @@ _FILE = click.Path(exists=True, dir_okay=False)
     "--output",
     type=click.Path(dir_okay=False),
     required=True,
-    help="File for the pair.",
+    help="File for the combined model.",
 )
 def combine(teacher: str, student: str, extensions: str | None, output: str) -> None:
     """Make one model of two: the energy of TEACHER, the direct force of STUDENT.
 
-    Both are exported models. Energies and conservative forces of the pair are those of
-    the teacher, bit for bit; direct forces and stresses are those of the student, and
-    asking for them does not run the teacher.
+    Both are exported models. Energies and conservative forces of the combined model are
+    bitwise identical to those of the teacher; direct forces and stresses are those of
+    the student, and asking for them does not run the teacher.
     """
-    pair = combine_files(teacher, student, output, extensions)
-    outputs = ", ".join(sorted(pair.module.direct))
+    combined = combine_files(teacher, student, output, extensions)
+    outputs = ", ".join(sorted(combined.module.direct))
     click.echo(f"Written: {output} ({outputs} of {student}, the rest of {teacher})")

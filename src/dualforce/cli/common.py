@@ -1,29 +1,29 @@
 """Arguments that several commands take."""
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ase
 import ase.io
 import click
 
-from ..dynamics import HybridForces
+from ..engines import ModelReference
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add MODEL, STRUCTURE and what says how to evaluate the model."""
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to evaluate a model."""
     for decorate in reversed(
         [
-            click.argument("model", type=click.Path(exists=True, dir_okay=False)),
-            click.argument("structure", type=click.Path(exists=True, dir_okay=False)),
-            click.option(
-                "--direct-model",
-                type=click.Path(exists=True, dir_okay=False),
-                help="Take direct forces from this model.",
-            ),
             click.option("--device", help="Torch device: cpu, cuda, cuda:1, ..."),
             click.option(
                 "--variant", help="Variant of the outputs: pbe for energy/pbe."
+            ),
+            click.option(
+                "--extensions",
+                type=click.Path(exists=True, file_okay=False),
+                help="Folder with compiled extensions of the model.",
             ),
         ]
     ):
@@ -31,21 +31,51 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def read_structure(path: str) -> ase.Atoms:
-    """The last structure of a file, in any format of ASE.
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add MODEL, STRUCTURE and the options of a model; the command takes them as
+    ``model``, a :class:`~dualforce.engines.ModelReference`, and ``structure``."""
+
+    @functools.wraps(command)
+    def with_model(
+        model: str,
+        direct_model: str | None,
+        device: str | None,
+        variant: str | None,
+        extensions: str | None,
+        **others: Any,
+    ) -> Any:
+        reference = ModelReference(model, direct_model, device, variant, extensions)
+        return command(model=reference, **others)
+
+    decorated = evaluation_options(with_model)
+    for decorate in (
+        click.option(
+            "--direct-model",
+            metavar="MODEL",
+            help="Take direct forces from this model.",
+        ),
+        click.argument("structure", type=click.Path(exists=True, dir_okay=False)),
+        click.argument("model"),
+    ):
+        decorated = decorate(decorated)
+    return decorated
+
+
+def read_structures(path: str | Path, index: str | int = ":") -> list[ase.Atoms]:
+    """Structures of a file, in any format of ASE.
 
     :raises ValueError: if the file cannot be read.
     """
     try:
-        atoms = ase.io.read(path, index=-1)
+        found = ase.io.read(path, index=index)
     except Exception as error:  # readers of ASE raise whatever they like
         raise ValueError(f"{path} cannot be read as a structure: {error}") from error
-    assert isinstance(atoms, ase.Atoms)
-    return atoms
+    return found if isinstance(found, list) else [found]
 
 
-def load_forces(
-    model: str, direct_model: str | None, device: str | None, variant: str | None
-) -> HybridForces:
-    """The model as the options say."""
-    return HybridForces(model, direct_model, device=device, variant=variant)
+def read_structure(path: str | Path) -> ase.Atoms:
+    """The last structure of a file, in any format of ASE.
+
+    :raises ValueError: if the file cannot be read.
+    """
+    return read_structures(path, index=-1)[0]

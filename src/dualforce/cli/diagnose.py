@@ -1,33 +1,26 @@
 """``dualforce diagnose``: whether forces can be trusted."""
 
-import dataclasses
-import datetime
 import logging
 from pathlib import Path
 
-import ase
-import ase.io
 import click
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..diagnostics.cache import Cache
-from ..diagnostics.conditions import Conditions, choose_structures
-from ..diagnostics.findings import Findings
-from ..diagnostics.presets import PRESETS
-from ..diagnostics.study import study
-from ..diagnostics.subject import Subject, load_subject
-from ..diagnostics.verdict import headline
-from ..dynamics.guard import describe_overlap
-from ..report import Report, check_folder, write_report
-
-
-CACHE = "cache"
+from ..diagnostics import diagnose as judge
+from ..diagnostics.findings import FAILED
+from ..diagnostics.report import PAGE
+from ..diagnostics.setup import PRESETS
+from ..md.tuning import TOLERANCE
+from .common import evaluation_options
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("structures", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--direct-model", metavar="MODEL", help="Take direct forces from this model."
+)
 @click.option(
     "-o",
     "--output",
@@ -37,7 +30,7 @@ CACHE = "cache"
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=click.Choice(PRESETS),
     default="quick",
     help="How much to measure: minutes, or hours.",
 )
@@ -54,12 +47,17 @@ CACHE = "cache"
 @click.option(
     "--inner", type=int, help="Inner steps (M).  [default: the most that work]"
 )
-@click.option("--seed", default=0, help="Of everything random.")
-@click.option("--device", help="Torch device: cpu, cuda, cuda:1, ...")
-@click.option("--variant", help="Variant of the outputs: pbe for energy/pbe.")
+@click.option(
+    "--tolerance",
+    default=TOLERANCE,
+    help="Accepted difference in drift from the conservative force, in meV/atom/ps.",
+)
+@click.option("--seed", default=0, help="Seed of everything random.")
+@evaluation_options
 def diagnose(
     models: tuple[str, ...],
     structures: str,
+    direct_model: str | None,
     output: str,
     preset: str,
     index: int,
@@ -67,86 +65,59 @@ def diagnose(
     temperature: float,
     timestep: float,
     inner: int | None,
+    tolerance: float,
     seed: int,
     device: str | None,
     variant: str | None,
+    extensions: str | None,
 ) -> None:
     """Judge the forces of each MODEL on STRUCTURES, and write a report.
 
-    A MODEL is an exported model (model.pt), or a calculator of ASE as module:name or
-    file.py:name of what returns it. Results are kept in the folder as they come: the
+    A MODEL is an exported model (model.pt), or module:callable (file.py:callable) for
+    what returns a calculator of ASE. Results are kept in the folder as they come: the
     same command goes on where it was interrupted.
     """
-    if frames is not None and frames < 1:
-        raise ValueError(f"--frames must be at least 1, not {frames}")
-    folder, sizes = Path(output), PRESETS[preset]
-    check_folder(folder)
-    conditions = Conditions(temperature, timestep, inner, seed)
-    chosen = choose_structures(
-        _read(structures), structures, frames or sizes.n_frames, index
-    )
-    overlap = describe_overlap(chosen.start)
-    if overlap:
-        raise ValueError(f"structure {chosen.start_index} cannot be judged{overlap}")
-    click.echo(
-        f"Structure {chosen.start_index} of {chosen.n_total} (counted from 0) is run; "
-        f"errors are those of {len(chosen.frames)}.",
-        err=True,
-    )
-    subjects = _load(models, device, variant)
-    cache, found = Cache(folder / CACHE), []
     with (
         logging_redirect_tqdm(),
         tqdm(total=100, unit="%", bar_format=_BAR, disable=None) as bar,
     ):
-        for number, subject in enumerate(subjects):
 
-            def progress(title: str, share: float, done: int = number) -> None:
-                bar.set_description(f"{subjects[done].name}: {title}", refresh=False)
-                bar.update(100.0 * (done + share) / len(subjects) - bar.n)
+        def progress(title: str, share: float) -> None:
+            bar.set_description(title, refresh=False)
+            bar.update(100.0 * share - bar.n)
 
-            found.append(study(subject, chosen, conditions, sizes, cache, progress))
-            # After each model, so that an interrupt leaves a report of the others.
-            created = datetime.datetime.now().strftime("%d %B %Y, %H:%M")
-            report = Report(found, chosen, conditions, sizes, created)
-            page, _ = write_report(report, folder)
-    _tell(found)
-    click.echo(f"Written: {page}")
-    if not any(findings.n_done for findings in found):
+        report = judge(
+            models,
+            structures,
+            output,
+            direct_model=direct_model,
+            preset=preset,
+            temperature_K=temperature,
+            timestep_fs=timestep,
+            n_inner=inner,
+            tolerance=tolerance,
+            index=index,
+            n_frames=frames,
+            seed=seed,
+            device=device,
+            variant=variant,
+            extensions=extensions,
+            progress=progress,
+        )
+    chosen = report.structures
+    click.echo(
+        f"Structure {chosen.start_index} of {chosen.n_total} (counted from 0) was run; "
+        f"errors are those of {len(chosen.frames)}."
+    )
+    for name, text in report.headlines.items():
+        click.echo(f"{name}: {text}")
+    for findings in report.findings:
+        n_failed = sum(entry.status == FAILED for entry in findings.missing)
+        if n_failed:
+            logging.warning(f"{findings.name}: {n_failed} measures failed; see report")
+    click.echo(f"Written: {Path(output) / PAGE}")
+    if not any(findings.n_done for findings in report.findings):
         raise ValueError("nothing could be measured; the report says why")
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-
-
-def _load(
-    models: tuple[str, ...], device: str | None, variant: str | None
-) -> list[Subject]:
-    """The models; those of the same name are called by where they come from."""
-    subjects = [load_subject(spec, device, variant) for spec in models]
-    names = [subject.name for subject in subjects]
-    return [
-        dataclasses.replace(subject, name=spec)
-        if names.count(subject.name) > 1
-        else subject
-        for spec, subject in zip(models, subjects, strict=True)
-    ]
-
-
-def _read(path: str) -> list[ase.Atoms]:
-    try:
-        found = ase.io.read(path, index=":")
-    except Exception as error:  # readers of ASE raise whatever they like
-        raise ValueError(f"{path} cannot be read as structures: {error}") from error
-    assert isinstance(found, list)
-    return found
-
-
-def _tell(found: list[Findings]) -> None:
-    for findings in found:
-        click.echo(f"{findings.name}: {headline(findings).text}")
-        n_failed = sum(entry.status == "failed" for entry in findings.missing)
-        if n_failed:
-            logging.warning(
-                f"{findings.name}: {n_failed} measures failed; see the report"
-            )

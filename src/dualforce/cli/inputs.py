@@ -1,27 +1,11 @@
 """``dualforce inputs``: folders for other engines."""
 
-import functools
-from collections.abc import Callable
-from pathlib import Path
-
-import ase
 import click
 
-from ..engines import ipi, lammps, openmm, script
-from ..engines.files import ModelFiles, start_structure, write_folder
-from ..engines.settings import MDSettings
-from .common import load_forces, model_options, read_structure
-from .settings import settings_options
-
-
-Writer = Callable[[ase.Atoms, MDSettings, ModelFiles], dict[str, str]]
-
-WRITERS: dict[str, Writer] = {
-    "ipi": ipi.input_files,
-    "lammps": lammps.input_files,
-    "openmm": openmm.input_files,
-    "ase": script.input_files,
-}
+from ..engines import WRITERS, Engine, ModelReference, write_inputs
+from ..md import MDSettings
+from .common import model_options, read_structure
+from .md_options import settings_options
 
 
 @click.command()
@@ -36,27 +20,14 @@ WRITERS: dict[str, Writer] = {
 )
 @click.option("-o", "--output", required=True, help="Folder to write.")
 def inputs(
-    engine: str,
-    model: str,
+    engine: Engine,
+    model: ModelReference,
     structure: str,
-    direct_model: str | None,
-    device: str | None,
-    variant: str | None,
     settings: MDSettings,
     stock: bool,
     output: str,
 ) -> None:
     """Write a folder that runs MODEL on STRUCTURE in another ENGINE."""
-    write = WRITERS[engine]
-    if stock:
-        if engine != "ipi":
-            raise ValueError(f"--stock is for ipi, not for {engine}")
-        write = functools.partial(ipi.input_files, stock=True)
-    atoms = start_structure(read_structure(structure), settings)
-    # A model that does not fit is refused now, not when the run starts.
-    load_forces(model, direct_model, device, variant).both(atoms)
-    direct = Path(direct_model) if direct_model else None
-    files = ModelFiles(Path(model), direct, device, variant)
-    texts = write(atoms, settings, files)
-    folder = write_folder(output, files, texts)
+    atoms = read_structure(structure)
+    folder = write_inputs(engine, model, atoms, output, settings, stock=stock)
     click.echo(f"Written: {folder}. How to run it: {folder / 'README.txt'}")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from ..engines.ase import RunFolder, describe, run_md
-from ..engines.files import ModelFiles
-from ..engines.settings import MDSettings
-from .common import load_forces, model_options, read_structure
-from .settings import settings_options
+from ..engines import ModelReference
+from ..md import MDSettings, run_md
+from ..md.run_folder import GuardAction
+from .common import model_options, read_structure
+from .md_options import settings_options
 
 
 @click.command()
@@ -30,34 +30,30 @@ from .settings import settings_options
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
 def md(
-    model: str,
+    model: ModelReference,
     structure: str,
-    direct_model: str | None,
-    device: str | None,
-    variant: str | None,
     settings: MDSettings,
-    guard: str,
+    guard: GuardAction,
     output: str,
     resume: bool,
 ) -> None:
     """Run molecular dynamics of STRUCTURE with MODEL.
 
-    Direct forces act in every step, conservative ones in every M-th (--inner). The
-    folder receives trajectory.extxyz, log.csv, final.extxyz and a checkpoint; Ctrl-C
-    leaves a run that the same command with --resume continues. With a larger --steps,
-    --resume extends a run.
+    MODEL is an exported model (model.pt), or module:callable (file.py:callable) for
+    what returns a calculator of ASE. Direct forces act in every step, conservative ones
+    in every M-th (--inner). The folder receives trajectory.extxyz, log.csv,
+    final.extxyz and a checkpoint; Ctrl-C leaves a run that the same command with
+    --resume continues. With a larger --steps, --resume extends a run.
     """
-    atoms = read_structure(structure)
-    forces = load_forces(model, direct_model, device, variant)
-    other = None if direct_model is None else Path(direct_model)
-    files = ModelFiles(Path(model), other, device, variant)
-    shorten = guard == "shorten"
-    description = describe(files, structure, settings, shorten, forces.device)
-    folder = RunFolder(output)
-    folder.check(description, resume)
-    click.echo(f"Compiling the model for {len(atoms)} atoms ...", err=True)
-    forces.warm_up(atoms, stress=settings.ensemble == "npt")
-    outcome = run_md(atoms, forces, settings, folder, description)
+    outcome = run_md(
+        model.load(),
+        read_structure(structure),
+        output,
+        settings,
+        guard=guard,
+        resume=resume,
+        structure=Path(structure),
+    )
     if not outcome.finished:
         click.echo(
             f"Interrupted. Add --resume to the same command to continue from step "

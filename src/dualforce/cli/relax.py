@@ -1,19 +1,20 @@
 """``dualforce relax``: optimise a geometry."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
+import ase
 import ase.io
 import click
 from ase.optimize import FIRE, LBFGS
 from tqdm import tqdm
 
-from ..dynamics import HybridForces
-from ..dynamics.guard import describe_overlap
-from ..dynamics.relaxation import Relaxation
-from ..dynamics.relaxation import relax as relax_atoms
-from .common import load_forces, model_options, read_structure
+from ..engines import ModelReference
+from ..forces import ForceSource
+from ..md import Relaxation
+from ..md import relax as relax_atoms
+from ..md.structures import check_output_file
+from .common import model_options, read_structure
 
 
 @click.command()
@@ -34,11 +35,8 @@ from .common import load_forces, model_options, read_structure
     help="File for the relaxed structure, in a format of ASE.",
 )
 def relax(
-    model: str,
+    model: ModelReference,
     structure: str,
-    direct_model: str | None,
-    device: str | None,
-    variant: str | None,
     fmax: float,
     cell: bool,
     steps: int,
@@ -50,23 +48,18 @@ def relax(
     Direct forces lead towards the minimum while they are large against their error;
     conservative forces take over, and decide when it is reached.
     """
-    if Path(output).exists():
-        raise FileExistsError(f"{output} exists already: choose another file with -o")
+    check_output_file(output)
     atoms = read_structure(structure)
-    overlap = describe_overlap(atoms)
-    if overlap:
-        raise ValueError(f"the structure cannot be relaxed{overlap}")
-    forces = load_forces(model, direct_model, device, variant)
-    click.echo(f"Compiling the model for {len(atoms)} atoms ...", err=True)
-    forces.warm_up(atoms, stress=cell)
+    forces = model.load()
     options = {"fmax": fmax, "cell": cell, "steps": steps}
-    result = _relax("direct, then conservative", forces, atoms, options)
+    name = "direct, then conservative" if forces.has_direct else "conservative LBFGS"
+    result = _relax(name, forces, atoms, options)
+    ase.io.write(output, result.atoms)
     if compare:
         for optimizer in (LBFGS, FIRE):
             name = f"conservative {optimizer.__name__}"
             only = options | {"use_direct": False, "optimizer": optimizer}
             _relax(name, forces, atoms, only)
-    ase.io.write(output, result.atoms)
     if not result.converged:
         click.echo(
             f"Not converged: {output} holds the best structure so far. Give more "
@@ -77,7 +70,7 @@ def relax(
 
 
 def _relax(
-    name: str, forces: HybridForces, atoms: ase.Atoms, options: dict[str, Any]
+    name: str, forces: ForceSource, atoms: ase.Atoms, options: dict[str, Any]
 ) -> Relaxation:
     with tqdm(total=options["steps"], unit=" steps", disable=None, leave=False) as bar:
 

@@ -1,53 +1,42 @@
-"""How non-conservative a force is, and what it does to simulations."""
+"""Whether forces are conservative, and what they do to simulations."""
 
-from .cache import Cache
-from .conditions import Conditions, choose_structures
-from .errors import (
-    energy_errors,
-    evaluate_frames,
-    force_differences,
-    force_errors,
-    symmetries,
-)
+from .content import Sentence
 from .findings import Findings
-from .heating import run_nve
-from .jacobian import estimate_asymmetry, exact_asymmetry
-from .loops import NoMoleculeError, plane_loop, rotation_loop
-from .presets import PRESETS, Preset
-from .relaxing import relaxation_rate
-from .runs import prepare
-from .subject import (
-    ForceField,
-    Subject,
-    calculator_subject,
-    load_subject,
-)
-from .thermostatted import run_nvt
+from .measure import Case, Measure
+from .measures.equilibration import prepare
+from .measures.errors import energy_errors, force_differences, force_errors
+from .measures.gradient import check_gradient
+from .measures.jacobian import estimate_asymmetry, exact_asymmetry
+from .measures.loops import NoMoleculeError, plane_loop, rotation_loop
+from .measures.nve import NVERun, run_nve
+from .measures.nvt import NVTRun, run_nvt
+from .measures.relaxation import relaxation_rate
+from .measures.symmetries import broken_symmetries
+from .report import Report
+from .study import diagnose
 
 
 __all__ = [
-    "PRESETS",
-    "Cache",
-    "Conditions",
+    "Case",
     "Findings",
-    "ForceField",
+    "Measure",
+    "NVERun",
+    "NVTRun",
     "NoMoleculeError",
-    "Preset",
-    "Subject",
-    "calculator_subject",
-    "choose_structures",
+    "Report",
+    "Sentence",
+    "broken_symmetries",
+    "check_gradient",
+    "diagnose",
     "energy_errors",
     "estimate_asymmetry",
-    "evaluate_frames",
     "exact_asymmetry",
     "force_differences",
     "force_errors",
-    "load_subject",
     "plane_loop",
     "prepare",
     "relaxation_rate",
     "rotation_loop",
     "run_nve",
     "run_nvt",
-    "symmetries",
 ]

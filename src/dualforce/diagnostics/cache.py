@@ -16,14 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from .. import __version__
 
 
-FORMAT = 1
-"""Raised when a measure changes what it means."""
-
-
 def plain(value: Any, not_finite_as_text: bool = False) -> Any:
-    """A value in the types of JSON.
-
-    JSON has no numbers that are not finite.
+    """A value in the types of JSON, which has no numbers that are not finite.
 
     :param value: dataclasses, containers, numbers and texts.
     :param not_finite_as_text: write them as ``"nan"`` and ``"inf"``, from which they
@@ -72,10 +66,11 @@ def hash_structures(*structures: ase.Atoms, with_labels: bool = False) -> str:
 class Cache:
     """A folder with a JSON file for each result.
 
-    :param folder: where the files are; made when the first is written.
+    :param folder: where the files are; made when the first is written. None keeps
+        nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Optional[Path]) -> None:
         self._folder = folder
 
     def load(
@@ -89,7 +84,9 @@ class Cache:
         :return: the result and the seconds it took; none if there is none, or it cannot
             be read.
         """
-        path = self._path(task, inputs)
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, task, inputs)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             result = TypeAdapter(returns).validate_python(content["result"])
@@ -111,20 +108,22 @@ class Cache:
         :param result: what was found, of dataclasses, lists and numbers.
         :param seconds: wall time it took.
         """
+        if self._folder is None:
+            return
         content = {
             "task": task,
             "inputs": plain(inputs),
             "seconds": round(seconds, 3),
             "result": plain(result, not_finite_as_text=True),
         }
-        write_text(self._path(task, inputs), json.dumps(content, allow_nan=False))
+        text = json.dumps(content, allow_nan=False)
+        write_text(self._path(self._folder, task, inputs), text)
 
-    def _path(self, task: str, inputs: Dict[str, Any]) -> Path:
-        everything = {"task": task, "inputs": plain(inputs)}
-        everything |= {"format": FORMAT, "version": __version__}
+    def _path(self, folder: Path, task: str, inputs: Dict[str, Any]) -> Path:
+        everything = {"task": task, "inputs": plain(inputs), "version": __version__}
         text = json.dumps(everything, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:20]
-        return self._folder / f"{task.replace('/', '-')}-{key}.json"
+        return folder / f"{task.replace('/', '-')}-{key}.json"
 
 
 def write_text(path: Path, text: str) -> None:

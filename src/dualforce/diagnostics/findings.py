@@ -1,38 +1,29 @@
 """What a study has found out about one model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Type, TypeVar
+from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
 
-from .results import NVERun
+from ..forces import Kind
 
 
 T = TypeVar("T")
+
+CONSERVATIVE, DIRECT = "conservative", "direct"
+"""Kinds of force."""
+
+MTS = "MTS"
+"""Kind of a run with direct forces inside and conservative ones every few steps."""
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Wall time of an evaluation of the structure, by kind of force, in ms."""
-
-    ms: Dict[str, float]
-
-
-@dataclass(frozen=True)
-class Start:
-    """The state that all runs start from."""
-
-    positions: List[List[float]]
-    """In Å."""
-    momenta: List[List[float]]
-    """In ASE's unit."""
-
-
-@dataclass(frozen=True)
 class Entry:
-    """A measure, and what became of it."""
+    """A case of a measure, and what became of it."""
 
     task: str
+    """Names of measure and case: ``nve/direct``."""
     title: str
     status: str
     """``done``, ``skipped`` or ``failed``."""
@@ -50,21 +41,20 @@ class Findings:
 
     name: str
     digest: str
-    """Of the model."""
-    kinds: List[str]
+    """Digest of the model."""
+    kinds: Tuple[Kind, ...]
     """Kinds of force it has."""
     has_energy: bool
+    is_calculator: bool
+    """Whether it is a calculator of ASE alone: its force passes for conservative, and
+    whether it is remains to be seen."""
     n_atoms: int
-    """Of the structure that is run."""
+    """Number of atoms of the structure."""
     periodic: bool
     n_inner: Optional[int] = None
-    """Inner steps of the runs with both forces; none before they were chosen, and for
-    models with one force."""
-    inner_was_given: bool = False
-    """Whether the user chose them."""
-    share: float = 1.0
-    """Lengths of runs relative to those of the preset: less where evaluations are
-    expensive."""
+    """Inner steps the user has asked for."""
+    tolerance: float = 0.2
+    """Accepted difference in drift, in meV/atom/ps."""
     entries: List[Entry] = field(default_factory=list)
 
     @property
@@ -74,25 +64,30 @@ class Findings:
 
     def of_type(self, kind: Type[T]) -> List[T]:
         """All results of one type, in the order they were measured in."""
-        results: List[Any] = []
-        for entry in self.entries:
-            is_list = isinstance(entry.result, list)
-            results += entry.result if is_list else [entry.result]
-        return [result for result in results if isinstance(result, kind)]
+        return [x.result for x in self.entries if isinstance(x.result, kind)]
 
-    def nve(self, forces: str, n_inner: int = 1) -> Optional[NVERun]:
-        """The run at constant energy with these forces, if there is one."""
-        for run in self.of_type(NVERun):
-            if (run.forces, run.n_inner) == (forces, n_inner):
-                return run
-        return None
+    def find(self, kind: Type[T], matches: Callable[[T], bool]) -> Optional[T]:
+        """The first result of one type that matches, or none."""
+        return next((x for x in self.of_type(kind) if matches(x)), None)
+
+    def label(self, kind: str, n_inner: int = 1) -> str:
+        """A kind of force or run, in tables and plots."""
+        if kind == MTS:
+            return f"M = {n_inner}"
+        return "forces" if self.is_calculator else kind
+
+    def phrase(self, kind: str, n_inner: int = 1) -> str:
+        """The same within a sentence."""
+        if kind == MTS:
+            return f"both forces and M = {n_inner}"
+        return "the force" if self.is_calculator else f"the {kind} force"
 
     @property
     def missing(self) -> List[Entry]:
-        """Measures without a result."""
+        """Cases without a result."""
         return [entry for entry in self.entries if entry.status != DONE]
 
     @property
     def n_done(self) -> int:
-        """Number of measures with a result."""
+        """Number of cases with a result."""
         return len(self.entries) - len(self.missing)

@@ -1,626 +1,319 @@
-"""Everything there is to measure about a model, one measure after the other.
+"""Studies: all measures of a model, one after the other.
 
 Each result is stored as soon as it is there, so an interrupted study goes on where it
-stopped; a measure that fails leaves its reason, and the others go on.
+stopped. A measure that fails leaves its reason, and the others go on.
 """
 
-import dataclasses
+import datetime
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Dict, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import ase
-import numpy as np
+import ase.io
 
-from ..dynamics import HybridForces, TwoForces
-from ..dynamics.evaluation import Evaluation
-from ..dynamics.preparation import fix_center_of_mass
+from ..forces import CalculatorForces, ForceSource, Model, load_forces
+from ..md.structures import check_structure
+from ..md.tuning import TOLERANCE
 from .cache import Cache, hash_structures
-from .conditions import Conditions, Structures
-from .errors import (
-    energy_errors,
-    evaluate_frames,
-    force_differences,
-    force_errors,
-    symmetries,
-)
-from .findings import DONE, FAILED, SKIPPED, Entry, Findings, Speed, Start
-from .heating import run_nve
-from .jacobian import estimate_asymmetry, exact_asymmetry
-from .loops import NoMoleculeError, plane_loop, rotation_loop
-from .presets import Coupling, Preset
-from .relaxing import perturb, relaxation_rate
-from .results import (
-    CONSERVATIVE,
-    DIRECT,
-    FORCES,
-    MTS,
-    Asymmetry,
-    EnergyErrors,
-    ForceErrors,
-    LoopWork,
-    NVERun,
-    NVTRun,
-    RelaxationRate,
-    Symmetries,
-)
-from .runs import Progress, prepare
-from .subject import Subject
-from .thermostatted import run_nvt
-from .verdict import choose_inner
+from .findings import DONE, FAILED, SKIPPED, Entry, Findings
+from .measure import Case, Measure, NotApplicable, Progress
+from .measures import MEASURES
+from .measures.speed import Speed
+from .report import Report, check_folder
+from .setup import N_FRAMES, Conditions, Setup, Structures, choose_structures
 
+
+CACHE = "cache"
+"""Folder of the results, within that of the report."""
 
 StudyProgress = Callable[[str, float], None]
 """Receives what is being done and the part of all that is done."""
 
-MIN_SHARE = 0.3
-"""Of the lengths of a preset: runs that are shorter tell nothing."""
 
-TIMINGS = 5
+def diagnose(
+    models: Union[Model, Sequence[Model]],
+    structures: Union[str, Path, ase.Atoms, Sequence[ase.Atoms]],
+    output: Union[None, str, Path] = None,
+    *,
+    direct_model: Optional[Model] = None,
+    preset: str = "quick",
+    temperature_K: float = 300.0,
+    timestep_fs: float = 0.5,
+    n_inner: Optional[int] = None,
+    tolerance: float = TOLERANCE,
+    index: int = -1,
+    n_frames: Optional[int] = None,
+    seed: int = 0,
+    device: Optional[str] = None,
+    variant: Optional[str] = None,
+    extensions: Union[None, str, Path] = None,
+    progress: Optional[StudyProgress] = None,
+) -> Report:
+    """Judge the forces of one or several models.
 
-LOOPS = {"plane": plane_loop, "rotation": rotation_loop}
+    Measures whether forces are gradients of an energy, and what they do to simulations:
+    energy differences, symmetry of the Jacobian, closed loops, errors, runs at constant
+    energy and temperature, relaxations.
 
-WEIGHTS = {CONSERVATIVE: 2.5, DIRECT: 1.0, FORCES: 1.0, MTS: 1.3}
-"""Rough cost of a step, for the progress bar."""
-
-
-class _NotPossible(Exception):
-    """A measure makes no sense here, for this reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """A measure that can be stored."""
-
-    name: str
-    title: str
-    returns: Any
-    """Type of the result."""
-    measure: Callable[..., Any]
-    """Called with progress and the settings."""
-    settings: Callable[[], Dict[str, Any]]
-    """All that the result depends on besides model and structures; asked for as late as
-    possible, since it may follow from earlier results.
-
-    :raises _NotPossible: if there is nothing to measure.
+    :param models: exported models, calculators of ASE, or sources of forces
+        (:func:`~dualforce.load_forces`); one or several.
+    :param structures: file in any format of ASE, or structures; energies and forces
+        they hold are labels.
+    :param output: folder for ``report.html``, ``report.json`` and the results, which
+        are not measured again; none writes nothing.
+    :param direct_model: takes the direct forces of all models from here.
+    :param preset: how much to measure: ``quick`` (minutes) or ``full`` (hours). Runs
+        have fixed lengths; the log tells at the start how long it will take.
+    :param temperature_K: temperature, in K.
+    :param timestep_fs: (inner) step, in fs.
+    :param n_inner: inner steps (M); by default the largest number that works.
+    :param tolerance: accepted difference in drift from the conservative force, in
+        meV/atom/ps.
+    :param index: index of the structure that is run.
+    :param n_frames: number of structures to take errors of.
+    :param seed: seed of everything random.
+    :param device: torch device of exported models.
+    :param variant: variant of the outputs of exported models.
+    :param extensions: folder with compiled extensions of exported models.
+    :param progress: told what is being done, and the part of all that is done.
+    :return: results and conclusions.
+    :raises ValueError: if an argument makes no sense.
+    :raises FileExistsError: if the folder holds other files of these names.
+    :raises FileNotFoundError, ImportError: if a model cannot be loaded.
     """
-    structures: Callable[[], Sequence[ase.Atoms]]
-    weight: float
-    """Cost, in direct evaluations."""
-    with_labels: bool = False
-    """Whether the result depends on labels."""
+    conditions = Conditions(
+        temperature_K, timestep_fs, n_inner, tolerance, seed, preset
+    )
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        check_folder(folder)
+    n_frames = N_FRAMES[preset] if n_frames is None else n_frames
+    chosen = choose_structures(*_read(structures), n_frames, index)
+    try:
+        check_structure(chosen.start)
+    except ValueError as error:
+        raise ValueError(
+            f"structure {chosen.start_index} (counted from 0) cannot be judged: {error}"
+        ) from error
+    sources = _load(models, direct_model, device, variant, extensions)
+    cache, found = Cache(folder and folder / CACHE), []
+    report = Report([], chosen, conditions, "")
+    for number, (name, source) in enumerate(sources.items()):
+
+        def tell(title: str, share: float, n: str = name, done: int = number) -> None:
+            if progress is not None:
+                progress(f"{n}: {title}", (done + share) / len(sources))
+
+        found.append(study(name, source, chosen, conditions, cache, tell))
+        created = datetime.datetime.now().strftime("%d %B %Y, %H:%M")
+        report = Report(list(found), chosen, conditions, created)
+        if folder is not None:
+            # After each model, so that an interrupt leaves a report of the others.
+            report.write(folder)
+    return report
+
+
+def _read(
+    structures: Union[str, Path, ase.Atoms, Sequence[ase.Atoms]],
+) -> Tuple[List[ase.Atoms], str]:
+    """Structures, and where they come from."""
+    if isinstance(structures, ase.Atoms):
+        return [structures], "one structure"
+    if not isinstance(structures, (str, Path)):
+        return list(structures), "a list of structures"
+    try:
+        found = ase.io.read(structures, index=":")
+    except Exception as error:  # readers of ASE raise whatever they like
+        raise ValueError(
+            f"{structures} cannot be read as structures: {error}"
+        ) from error
+    return list(found), str(structures)
+
+
+def _load(
+    models: Union[Model, Sequence[Model]],
+    direct_model: Optional[Model],
+    device: Optional[str],
+    variant: Optional[str],
+    extensions: Union[None, str, Path],
+) -> Dict[str, ForceSource]:
+    """Sources by names for people: files without their folder where that is enough."""
+    given = list(models) if isinstance(models, (list, tuple)) else [models]
+    if not given:
+        raise ValueError("there are no models to judge")
+    sources = [
+        load_forces(
+            model, direct_model, device=device, variant=variant, extensions=extensions
+        )
+        for model in given
+    ]
+    short = [
+        Path(model).name if isinstance(model, (str, Path)) else source.name
+        for model, source in zip(given, sources, strict=True)
+    ]
+    named: Dict[str, ForceSource] = {}
+    for name, source in zip(short, sources, strict=True):
+        name = name if short.count(name) == 1 else source.name
+        same = sum(each.partition(" #")[0] == name for each in named)
+        named[f"{name} #{same + 1}" if same else name] = source
+    return named
 
 
 def study(
-    subject: Subject,
+    name: str,
+    source: ForceSource,
     structures: Structures,
     conditions: Conditions,
-    preset: Preset,
     cache: Cache,
     progress: StudyProgress = lambda title, share: None,
 ) -> Findings:
-    """Measure all there is to measure, or read it from the cache.
+    """Take all measures of one model, or read them from the cache.
 
-    :param subject: the model.
+    :param name: name of the model in the report.
+    :param source: its forces.
     :param structures: what it is judged on.
-    :param conditions: of the runs.
-    :param preset: how much to measure.
+    :param conditions: conditions of the runs.
     :param cache: where results are kept.
     :param progress: told how far it is.
     """
-    return _Study(subject, structures, conditions, preset, cache, progress).run()
+    atoms = structures.start
+    findings = Findings(
+        name=name,
+        digest=source.digest,
+        kinds=source.kinds,
+        has_energy=source.has_energy,
+        is_calculator=isinstance(source, CalculatorForces),
+        n_atoms=len(atoms),
+        periodic=bool(atoms.pbc.any()),
+        n_inner=conditions.n_inner if len(source.kinds) > 1 else None,
+        tolerance=conditions.tolerance,
+    )
+    setup = Setup(source, structures, conditions, findings)
+    # What a model depends on is not always known; then nothing is kept.
+    return _Study(setup, cache if source.digest else Cache(None), progress).run()
 
 
 class _Study:
-    def __init__(
-        self,
-        subject: Subject,
-        structures: Structures,
-        conditions: Conditions,
-        preset: Preset,
-        cache: Cache,
-        progress: StudyProgress,
-    ) -> None:
-        self._subject, self._structures = subject, structures
-        self._conditions, self._preset = conditions, preset
-        self._cache, self._progress = cache, progress
-        self._atoms = structures.start
-        self._start: Optional[ase.Atoms] = None
-        self._speed: Dict[str, float] = {}
-        self._predicted: Dict[str, List[Evaluation]] = {}
-        kinds = list(subject.forces)
-        self._best = CONSERVATIVE if CONSERVATIVE in kinds else kinds[0]
-        self.findings = Findings(
-            name=subject.name,
-            digest=subject.digest,
-            kinds=kinds,
-            has_energy=subject.has_energy,
-            n_atoms=len(self._atoms),
-            periodic=bool(self._atoms.pbc.any()),
-            inner_was_given=conditions.n_inner is not None and subject.has_both,
-        )
-
-    # ---------------------------------------------------------------------- order
+    def __init__(self, setup: Setup, cache: Cache, progress: StudyProgress) -> None:
+        self._setup, self._cache, self._progress = setup, cache, progress
+        self._findings, self._shown = setup.findings, 0.0
 
     def run(self) -> Findings:
-        """Do everything."""
-        tasks = self._tasks()
-        total, done = sum(task.weight for task in tasks), 0.0
-        for task in tasks:
+        """Take all measures."""
+        # What comes first tells what evaluations cost.
+        self._take(MEASURES[0], lambda title, share: self._show(title, 0.0))
+        others = MEASURES[1:]
+        costs = [self._cost_of(self._planned(measure)) for measure in others]
+        whole, before = max(sum(costs), 1e-9), 0.0
+        logging.info(f"{self._findings.name}: {_duration(whole)}")
+        for measure, cost in zip(others, costs, strict=True):
+            self._take(measure, self._part(before / whole, cost / whole))
+            before += cost
+        self._show("done", 1.0)
+        return self._findings
 
-            def report(share: float, task: _Task = task, before: float = done) -> None:
-                self._progress(task.title, before + task.weight / total * share)
+    def _show(self, title: str, share: float) -> None:
+        # Sums of parts are off by rounding errors.
+        self._shown = max(self._shown, min(share, 1.0))
+        self._progress(title, self._shown)
 
-            report(0.0)
-            self._do(task, report)
-            done += task.weight / total
-        self._progress("done", 1.0)
-        return self.findings
+    def _part(self, before: float, own: float) -> StudyProgress:
+        """Progress of a part of the study."""
+        return lambda title, share: self._show(title, before + own * share)
 
-    def _tasks(self) -> List[_Task]:
-        kinds = self.findings.kinds
-        return [
-            *self._errors(),
-            *(self._symmetries(kind) for kind in kinds),
-            *(self._asymmetry(kind) for kind in kinds),
-            *(self._loop(kind, loop) for kind in kinds for loop in LOOPS),
-            self._speeds(),
-            self._equilibration(),
-            *self._nve_runs(),
-            *self._nvt_runs(),
-            *(
-                self._relaxations(kind, optimizer)
-                for optimizer in self._preset.optimizers
-                for kind in kinds
-            ),
-        ]
-
-    def _do(self, task: _Task, report: Progress) -> None:
-        """Read or measure, and take down the result or the reason why there is none."""
-        settings: Dict[str, Any] = {}
-        result, seconds, reason, status = None, 0.0, None, DONE
+    def _planned(self, measure: Measure) -> List[Case]:
+        """Cases of a measure, as far as they are known before it is taken."""
         try:
-            settings = task.settings()
-            result, seconds = self._get(task, settings, report)
-        except _NotPossible as error:
-            status, reason = SKIPPED, str(error)
+            return self._cases(measure)
+        except NotApplicable:
+            return []
+
+    def _cases(self, measure: Measure) -> List[Case]:
+        if len(self._setup.atoms) < measure.min_atoms:
+            raise NotApplicable("the structure has one atom: there are no forces")
+        is_first, speeds = measure is MEASURES[0], self._findings.of_type(Speed)
+        if not (is_first or speeds or measure.needs == "frames"):
+            raise NotApplicable("the forces of the structure cannot be evaluated")
+        return measure.cases(self._setup)
+
+    def _cost_of(self, cases: Sequence[Case]) -> float:
+        """Wall time in s."""
+        ms = next((x.ms for x in self._findings.of_type(Speed)), {})
+        numbers = [number for case in cases for number in case.evaluations.items()]
+        return sum(1e-3 * ms.get(kind, 1.0) * number for kind, number in numbers)
+
+    def _take(self, measure: Measure, report: StudyProgress) -> None:
+        entries = self._findings.entries
+        try:
+            cases = self._cases(measure)
+        except NotApplicable as error:
+            entry = Entry(measure.name, measure.title, SKIPPED, reason=str(error))
+            entries.append(entry)
+            return
+        whole = max(self._cost_of(cases), 1e-9)
+        for index, case in enumerate(cases):
+            title = f"{measure.title}, {case.name}"
+            before = self._cost_of(cases[:index]) / whole
+            own = self._cost_of([case]) / whole
+
+            tell = _part_of(report, title, before, own)
+            tell(0.0)
+            entries.append(self._entry(measure, case, title, tell))
+
+    def _entry(
+        self, measure: Measure, case: Case, title: str, report: Progress
+    ) -> Entry:
+        """The result of a case, or the reason why there is none."""
+        task = f"{measure.name}/{case.name}"
+        try:
+            result, seconds = self._get(measure, case, task, report)
+        except NotApplicable as error:
+            return Entry(task, title, SKIPPED, reason=str(error))
         except Exception as error:  # models of other people raise whatever they like
-            status, reason = FAILED, str(error) or type(error).__name__
-            logging.warning(f"{self._subject.name}, {task.title}: {reason}")
+            reason = str(error) or type(error).__name__
+            logging.warning(f"{self._findings.name}, {title}: {reason}")
             logging.debug("raised at", exc_info=True)
-        self.findings.entries.append(
-            Entry(task.name, task.title, status, result, reason, seconds, settings)
-        )
-        self._note(result)
+            return Entry(task, title, FAILED, reason=reason)
+        return Entry(task, title, DONE, result, None, seconds, case.settings)
 
     def _get(
-        self, task: _Task, settings: Dict[str, Any], report: Progress
+        self, measure: Measure, case: Case, task: str, report: Progress
     ) -> Tuple[Any, float]:
-        inputs = settings | {
-            "model": self._subject.digest,
-            "structures": hash_structures(
-                *task.structures(), with_labels=task.with_labels
-            ),
+        inputs = case.settings | {
+            "version": measure.version,
+            "model": self._findings.digest,
+            "structures": self._hash(measure),
         }
-        stored = self._cache.load(task.name, inputs, task.returns)
+        stored = self._cache.load(task, inputs, measure.result)
         if stored is not None:
             return stored
         begin = time.perf_counter()
-        result = task.measure(report, **settings)
+        result = measure.measure(self._setup, report, **case.settings)
         seconds = time.perf_counter() - begin
-        self._cache.store(task.name, inputs, result, seconds)
+        self._cache.store(task, inputs, result, seconds)
         return result, seconds
 
-    def _note(self, result: Any) -> None:
-        """Remember what later measures depend on."""
-        if isinstance(result, Speed):
-            self._speed = result.ms
-            self.findings.share = self._affordable_share()
-        elif isinstance(result, Start):
-            self._start = _restore(self._atoms, result)
-        elif isinstance(result, NVERun):
-            given = self._conditions.n_inner
-            self.findings.n_inner = given or choose_inner(self.findings)
-
-    # -------------------------------------------------------------------- structures
-
-    def _static(self) -> List[ase.Atoms]:
-        return [self._atoms]
-
-    def _frames(self) -> List[ase.Atoms]:
-        return self._structures.frames
-
-    def _running(self) -> List[ase.Atoms]:
-        return [self._started()]
-
-    def _started(self) -> ase.Atoms:
-        if self._start is None:
-            raise _NotPossible("there is no equilibrated structure to start from")
-        return self._start
-
-    # ------------------------------------------------------------------------- errors
-
-    def _errors(self) -> List[_Task]:
-        tasks = [
-            self._error(f"errors/{kind}", f"errors, {kind}", ForceErrors, kind)
-            for kind in self.findings.kinds
-        ]
-        if self._subject.has_both:
-            name = "errors/between"
-            tasks.append(self._error(name, "direct - conservative", ForceErrors, None))
-        if self._subject.has_energy:
-            name, kind = "errors/energy", self._best
-            tasks.append(self._error(name, "errors, energy", EnergyErrors, kind))
-        return tasks
-
-    def _error(self, name: str, title: str, returns: Any, kind: Optional[str]) -> _Task:
-        def measure(progress: Progress) -> Any:
-            frames = self._structures.frames
-            if kind is None:
-                pair = (DIRECT, CONSERVATIVE)
-                predictions = [self._predict(each, progress) for each in pair]
-                result: Any = force_differences(*pair, frames, *predictions)
-            elif returns is EnergyErrors:
-                result = energy_errors(frames, self._predict(kind, progress))
-            else:
-                result = force_errors(kind, frames, self._predict(kind, progress))
-            if result is None:
-                raise _NotPossible("the structures carry no such labels")
-            return result
-
-        return _Task(
-            name,
-            title,
-            returns,
-            measure,
-            dict,
-            self._frames,
-            weight=len(self._structures.frames),
-            with_labels=kind is not None,
-        )
-
-    def _predict(self, kind: str, progress: Progress) -> List[Evaluation]:
-        """For the frames, once."""
-        if kind not in self._predicted:
-            self._predicted[kind] = evaluate_frames(
-                self._subject.forces[kind],
-                self._structures.frames,
-                progress,
-                self._structures.frame_indices,
-            )
-        return self._predicted[kind]
-
-    def _symmetries(self, kind: str) -> _Task:
-        def measure(progress: Progress, seed: int) -> Symmetries:
-            return symmetries(
-                self._subject.forces[kind],
-                self._structures.frames,
-                self._predict(kind, lambda share: progress(share / 3.0)),
-                seed=seed,
-                progress=lambda share: progress((1.0 + 2.0 * share) / 3.0),
-            )
-
-        return _Task(
-            f"symmetries/{kind}",
-            f"rotation, inversion, net force, {kind}",
-            Symmetries,
-            measure,
-            lambda: {"seed": self._conditions.seed},
-            self._frames,
-            weight=3.0 * WEIGHTS[kind] * len(self._structures.frames),
-        )
-
-    # ------------------------------------------------------------------ closed loops
-
-    def _loop(self, kind: str, loop: str) -> _Task:
-        def measure(progress: Progress, **options: Any) -> LoopWork:
-            force = self._subject.forces[kind]
-            try:
-                return LOOPS[loop](force, self._atoms, progress=progress, **options)
-            except NoMoleculeError as error:
-                raise _NotPossible(str(error)) from error
-
-        def settings() -> Dict[str, Any]:
-            return {
-                "max_points": self._preset.loop_points,
-                "seed": self._conditions.seed,
-            }
-
-        return _Task(
-            f"loop/{loop}-{kind}",
-            f"closed loop ({loop}), {kind}",
-            LoopWork,
-            measure,
-            settings,
-            self._static,
-            weight=WEIGHTS[kind] * self._preset.loop_points,
-        )
-
-    # ---------------------------------------------------------------------- Jacobian
-
-    def _asymmetry(self, kind: str) -> _Task:
-        preset, n_atoms = self._preset, len(self._atoms)
-        # Pairs of a conservative force have no antisymmetric part to look at.
-        n_pair_atoms = 0 if kind == CONSERVATIVE else preset.n_pair_atoms
-
-        def settings() -> Dict[str, Any]:
-            if n_atoms < 2:
-                raise _NotPossible("one atom alone feels no force")
-            if n_atoms <= preset.max_exact:
-                return {"kind": kind, "exact": True}
-            return {
-                "kind": kind,
-                "exact": False,
-                "n_probes": preset.n_probes,
-                "n_pair_atoms": n_pair_atoms,
-                "seed": self._conditions.seed,
-            }
-
-        return _Task(
-            f"asymmetry/{kind}",
-            f"symmetry of the Jacobian, {kind}",
-            Asymmetry,
-            self._measure_asymmetry,
-            settings,
-            self._static,
-            weight=6.0 * WEIGHTS[kind] * (preset.n_probes + 3 * n_pair_atoms),
-        )
-
-    def _measure_asymmetry(
-        self, progress: Progress, kind: str, exact: bool, **options: Any
-    ) -> Asymmetry:
-        force = self._subject.forces[kind]
-        if exact:
-            return exact_asymmetry(force, self._atoms, progress=progress)
-        return estimate_asymmetry(force, self._atoms, progress=progress, **options)
-
-    # ---------------------------------------------------------------------- dynamics
-
-    @property
-    def _forces(self) -> TwoForces:
-        """Of the model, compiled."""
-        forces = self._subject.two_forces
-        if isinstance(forces, HybridForces):
-            forces.warm_up(self._atoms)
-        return forces
-
-    def _speeds(self) -> _Task:
-        return _Task(
-            "speed",
-            "cost of an evaluation",
-            Speed,
-            self._measure_speed,
-            dict,
-            self._static,
-            weight=100.0,
-        )
-
-    def _measure_speed(self, progress: Progress) -> Speed:
-        forces = self._forces
-        evaluate = {DIRECT: forces.direct}
-        ms = {}
-        for kind in self.findings.kinds:
-            seconds = []
-            moved = self._atoms.copy()
-            for _ in range(TIMINGS):
-                moved.positions = moved.positions + 1e-3
-                begin = time.perf_counter()
-                evaluate.get(kind, forces.conservative)(moved)
-                seconds.append(time.perf_counter() - begin)
-            ms[kind] = float(f"{1000.0 * np.median(seconds):.2g}")
-        return Speed(ms)
-
-    def _affordable_share(self) -> float:
-        """Of the lengths of the preset, so that runs take the time they may take."""
-        preset = self._preset
-        steps = {self._best: preset.equilibration_fs}
-        for kind, _ in self._nve_kinds():
-            steps[kind] = steps.get(kind, 0.0) + preset.nve_fs
-        for coupling in self._couplings():
-            length = preset.nvt_fs + preset.nvt_equilibration_fs
-            steps[coupling.forces] = steps.get(coupling.forces, 0.0) + length
-        seconds = sum(
-            1e-3 * self._ms(kind) * length / self._conditions.timestep_fs
-            for kind, length in steps.items()
-        )
-        share = min(1.0, preset.dynamics_seconds / max(seconds, 1e-9))
-        return max(MIN_SHARE, float(f"{share:.2g}"))
-
-    def _ms(self, kind: str) -> float:
-        """Wall time of a step, in ms; between four and eight inner steps for both."""
-        if kind != MTS:
-            return self._speed[kind]
-        direct, both = self._speed[DIRECT], self._speed[CONSERVATIVE]
-        return direct + (both - direct) / 6.0
-
-    def _equilibration(self) -> _Task:
-        def settings() -> Dict[str, Any]:
-            if len(self._atoms) < 2:
-                raise _NotPossible("one atom alone does not move")
-            if not self._speed:
-                raise _NotPossible("the forces could not be evaluated")
-            return {
-                "kind": self._best,
-                "temperature_K": self._conditions.temperature_K,
-                "length_fs": self._length(self._preset.equilibration_fs),
-                "timestep_fs": self._conditions.timestep_fs,
-                "seed": self._conditions.seed,
-            }
-
-        return _Task(
-            "start",
-            "equilibration",
-            Start,
-            self._measure_start,
-            settings,
-            self._static,
-            weight=self._weight(self._best, self._preset.equilibration_fs),
-        )
-
-    def _measure_start(self, progress: Progress, **options: Any) -> Start:
-        start = prepare(self._forces, self._atoms, progress=progress, **options)
-        return Start(start.positions.tolist(), start.get_momenta().tolist())
-
-    def _length(self, length_fs: float) -> float:
-        return float(f"{self.findings.share * length_fs:.3g}")
-
-    def _weight(self, kind: str, length_fs: float) -> float:
-        return WEIGHTS[kind] * length_fs / self._conditions.timestep_fs
-
-    def _nve_kinds(self) -> List[Tuple[str, int]]:
-        """Kinds of run and their inner steps."""
-        kinds = [(kind, 1) for kind in self.findings.kinds]
-        if not self._subject.has_both:
-            return kinds
-        given = self._conditions.n_inner
-        ladder = self._preset.inner_steps if given is None else (given,)
-        return kinds + [(MTS, n_inner) for n_inner in ladder]
-
-    def _nve_runs(self) -> List[_Task]:
-        return [self._nve(kind, n_inner) for kind, n_inner in self._nve_kinds()]
-
-    def _nve(self, kind: str, n_inner: int) -> _Task:
-        def settings() -> Dict[str, Any]:
-            self._started()
-            return {
-                "kind": kind,
-                "n_inner": n_inner,
-                "timestep_fs": self._conditions.timestep_fs,
-                "length_fs": self._length(self._preset.nve_fs),
-            }
-
-        return _Task(
-            f"nve/{kind}-{n_inner}",
-            f"constant energy, {_describe(kind, n_inner)}",
-            NVERun,
-            self._measure_nve,
-            settings,
-            self._running,
-            weight=self._weight(kind, self._preset.nve_fs),
-        )
-
-    def _measure_nve(self, progress: Progress, **options: Any) -> NVERun:
-        return run_nve(
-            self._forces,
-            self._started(),
-            has_energy=self._subject.has_energy,
-            progress=progress,
-            **options,
-        )
-
-    def _couplings(self) -> List[Coupling]:
-        """Runs with a thermostat, as this model can make them."""
-        couplings = []
-        for each in self._preset.couplings:
-            forces = each.forces if self._subject.has_both else self._best
-            couplings.append(dataclasses.replace(each, forces=forces))
-        return list(dict.fromkeys(couplings))
-
-    def _nvt_runs(self) -> List[_Task]:
-        return [self._nvt(coupling) for coupling in self._couplings()]
-
-    def _nvt(self, coupling: Coupling) -> _Task:
-        def settings() -> Dict[str, Any]:
-            self._started()
-            kind, n_inner = coupling.forces, 1
-            if kind == MTS:
-                kind, n_inner = self._with_both(coupling)
-            return {
-                "kind": kind,
-                "n_inner": n_inner,
-                "thermostat": coupling.thermostat,
-                "tau_fs": coupling.tau_fs,
-                "temperature_K": self._conditions.temperature_K,
-                "timestep_fs": self._conditions.timestep_fs,
-                "length_fs": self._length(self._preset.nvt_fs),
-                "equilibration_fs": self._length(self._preset.nvt_equilibration_fs),
-                "seed": self._conditions.seed,
-            }
-
-        return _Task(
-            f"nvt/{coupling.forces}-{coupling.thermostat}-{coupling.tau_fs:g}",
-            f"constant temperature, {_describe(coupling.forces)}, "
-            f"{coupling.thermostat} {coupling.tau_fs:g} fs",
-            NVTRun,
-            self._measure_nvt,
-            settings,
-            self._running,
-            weight=self._weight(
-                coupling.forces,
-                self._preset.nvt_fs + self._preset.nvt_equilibration_fs,
-            ),
-        )
-
-    def _with_both(self, coupling: Coupling) -> Tuple[str, int]:
-        """Kind and inner steps of a run that should have several."""
-        if self.findings.n_inner is not None:
-            return MTS, self.findings.n_inner
-        if dataclasses.replace(coupling, forces=CONSERVATIVE) in self._couplings():
-            raise _NotPossible("no number of inner steps was found to work")
-        return CONSERVATIVE, 1
-
-    def _measure_nvt(self, progress: Progress, **options: Any) -> NVTRun:
-        return run_nvt(self._forces, self._started(), progress=progress, **options)
-
-    # -------------------------------------------------------------------- relaxation
-
-    def _relaxations(self, kind: str, optimizer: str) -> _Task:
-        preset = self._preset
-
-        def settings() -> Dict[str, Any]:
-            if len(self._atoms) < 2:
-                raise _NotPossible("one atom alone has nothing to relax")
-            if not self._speed:
-                raise _NotPossible("the forces could not be evaluated")
-            n_runs = self._affordable_relaxations()
-            if n_runs < 1:
-                raise _NotPossible(
-                    f"{preset.relaxation_steps} steps of {self._speed[kind]:g} ms take "
-                    f"longer than the preset '{preset.name}' allows; use a larger one"
-                )
-            return {
-                "kind": kind,
-                "optimizer": optimizer,
-                "n_runs": n_runs,
-                "max_steps": preset.relaxation_steps,
-                "seed": self._conditions.seed,
-            }
-
-        return _Task(
-            f"relaxation/{kind}-{optimizer}",
-            f"relaxation, {kind}, {optimizer}",
-            RelaxationRate,
-            self._measure_relaxation,
-            settings,
-            self._static,
-            weight=WEIGHTS[kind] * preset.relaxation_steps,
-        )
-
-    def _affordable_relaxations(self) -> int:
-        """Perturbed structures for each kind and optimizer."""
-        preset = self._preset
-        ms = sum(self._speed.values()) * preset.relaxation_steps
-        seconds = 1e-3 * ms * len(preset.optimizers)
-        return int(min(preset.n_relaxations, preset.relaxation_seconds / seconds))
-
-    def _measure_relaxation(
-        self, progress: Progress, n_runs: int, seed: int, **options: Any
-    ) -> RelaxationRate:
-        structures = perturb(self._atoms, n_runs, seed=seed)
-        return relaxation_rate(self._forces, structures, progress=progress, **options)
+    def _hash(self, measure: Measure) -> str:
+        if measure.needs == "frames":
+            return hash_structures(*self._setup.structures.frames, with_labels=True)
+        atoms = self._setup.start if measure.needs == "start" else self._setup.atoms
+        return hash_structures(atoms)
 
 
-def _describe(kind: str, n_inner: int = 1) -> str:
-    if kind != MTS:
-        return kind
-    return "both forces" + (f" (M = {n_inner})" if n_inner > 1 else "")
+def _part_of(report: StudyProgress, title: str, before: float, own: float) -> Progress:
+    """Progress of one case within a measure."""
+    return lambda share: report(title, before + own * share)
 
 
-def _restore(atoms: ase.Atoms, start: Start) -> ase.Atoms:
-    """The structure at the start of runs."""
-    restored: ase.Atoms = atoms.copy()
-    restored.set_positions(start.positions, apply_constraint=False)
-    restored.set_momenta(start.momenta, apply_constraint=False)
-    fix_center_of_mass(restored)
-    return restored
+def _duration(seconds: float) -> str:
+    """What a study will take, for people."""
+    if seconds < 90.0:
+        time_ = f"{seconds:.0f} s"
+    elif seconds < 5400.0:
+        time_ = f"{seconds / 60.0:.0f} min"
+    else:
+        time_ = f"{seconds / 3600.0:.1f} h"
+    return f"takes at most about {time_}, less what has been measured before"

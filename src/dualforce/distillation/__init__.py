@@ -1,7 +1,6 @@
-"""Direct forces for models that exist: labels from a teacher, and pairs of models."""
+"""Direct forces for existing models: labels from a teacher, and combined models."""
 
 from .combine import combine, combine_files
-from .forces import TeacherAndStudent
 
 
-__all__ = ["TeacherAndStudent", "combine", "combine_files"]
+__all__ = ["combine", "combine_files"]

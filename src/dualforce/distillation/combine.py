@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
 import torch
-from ase.data import chemical_symbols
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import (
     AtomisticModel,
@@ -16,28 +15,29 @@ from metatomic.torch import (
     ModelOutput,
     NeighborListOptions,
     System,
-    load_atomistic_model,
     unit_conversion_factor,
 )
 from torch import nn
+
+from ..forces import list_symbols, load_model
 
 
 DIRECT = ("non_conservative_force", "non_conservative_stress")
 _OLD_NAMES = {"non_conservative_forces": "non_conservative_force"}
 
 
-class Pair(nn.Module):
+class CombinedModel(nn.Module):
     """Two models in one. A request runs only those that answer it.
 
     :param teacher: module of the model with the energy.
     :param student: module of the model with the direct forces.
-    :param direct: names of the student's outputs, by their names in the pair.
+    :param direct: names of the student's outputs, by their names in the combined model.
     :param teacher_lists: neighbour lists of the teacher.
     :param student_lists: neighbour lists of the student, in its own length unit.
-    :param dtype: precision in which the pair exchanges data, that of the teacher.
+    :param dtype: precision in which data are exchanged, that of the teacher.
     :param student_dtype: precision of the student.
     :param length: the student's length unit, in that of the teacher, which is the
-        pair's.
+        combined model's.
     """
 
     # TorchScript takes the types of attributes from here.
@@ -126,10 +126,10 @@ class Pair(nn.Module):
 def combine(teacher: AtomisticModel, student: AtomisticModel) -> AtomisticModel:
     """Make one model of two.
 
-    Its direct force and stress are those of the student; everything else, bit for bit,
-    is the teacher's, whose own direct forces (if it has any) are left out: a request
-    for direct forces never runs the teacher. The pair knows the elements that both
-    know, and exchanges data in the teacher's precision.
+    Its direct force and stress are those of the student; everything else is bitwise
+    identical to the teacher's, whose own direct forces (if it has any) are left out: a
+    request for direct forces never runs the teacher. The combined model knows the
+    elements that both know, and exchanges data in the teacher's precision.
 
     :param teacher: exported or loaded model with an ``energy``.
     :param student: exported or loaded model with a ``non_conservative_force``.
@@ -162,7 +162,7 @@ def combine(teacher: AtomisticModel, student: AtomisticModel) -> AtomisticModel:
         # Compiled, it does not show its own requests for neighbour lists, whose unit
         # metatomic would refuse.
         student_module = torch.jit.script(student_module)
-    pair = Pair(
+    module = CombinedModel(
         teacher.module,
         student_module,
         direct,
@@ -183,7 +183,7 @@ def combine(teacher: AtomisticModel, student: AtomisticModel) -> AtomisticModel:
         dtype=of_teacher.dtype,
     )
     metadata = _merge(teacher.metadata(), student.metadata())
-    return AtomisticModel(pair.eval(), metadata, capabilities)
+    return AtomisticModel(module.eval(), metadata, capabilities)
 
 
 def combine_files(
@@ -198,34 +198,15 @@ def combine_files(
     :param student: exported model with a ``non_conservative_force``.
     :param output: file to write; it is replaced at once or not at all.
     :param extensions: folder with compiled extensions of the models.
-    :return: the pair.
+    :return: the combined model.
     """
-    pair = combine(load_model(teacher, extensions), load_model(student, extensions))
+    combined = combine(load_model(teacher, extensions), load_model(student, extensions))
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(output.name + ".unfinished")
-    pair.save(str(unfinished))
+    combined.save(str(unfinished))
     os.replace(unfinished, output)
-    return pair
-
-
-def load_model(
-    path: Union[str, Path], extensions: Optional[Union[str, Path]] = None
-) -> AtomisticModel:
-    """Load an exported model.
-
-    :param path: the file.
-    :param extensions: folder with its compiled extensions.
-    :raises ValueError: if the file holds no such model.
-    """
-    try:
-        return load_atomistic_model(str(path), extensions and str(extensions))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} is not an exported metatomic model ({reason}); a checkpoint is "
-            "exported by `mtt export`"
-        ) from error
+    return combined
 
 
 # ----------------------------------------------------------------------- what is common
@@ -265,7 +246,7 @@ def _check_outputs(
     own = sorted({_current(n) for n in of_teacher.outputs if _base(n) in DIRECT})
     if own:
         logging.info(
-            f"The teacher's own {', '.join(own)} will not be in the pair: direct "
+            f"The teacher's own {', '.join(own)} are left out: direct "
             "outputs are the student's"
         )
 
@@ -280,14 +261,6 @@ def _length(teacher_unit: str, student_unit: str) -> float:
     return float(unit_conversion_factor(student_unit, teacher_unit))
 
 
-def _symbols(numbers: List[int]) -> str:
-    listed = [
-        chemical_symbols[n] if 0 < n < len(chemical_symbols) else str(n)
-        for n in numbers
-    ]
-    return ", ".join(listed)
-
-
 def _common_types(
     of_teacher: ModelCapabilities, of_student: ModelCapabilities
 ) -> List[int]:
@@ -296,13 +269,13 @@ def _common_types(
     missing = sorted(set(of_teacher.atomic_types) - known)
     if not common:
         raise ValueError(
-            f"the teacher knows {_symbols(sorted(of_teacher.atomic_types))}, the "
-            f"student {_symbols(sorted(known))}: they have no element in common"
+            f"the teacher knows {list_symbols(sorted(of_teacher.atomic_types))}, the "
+            f"student {list_symbols(sorted(known))}: they have no element in common"
         )
     if missing:
         logging.warning(
-            f"the student does not know {_symbols(missing)}; the pair is for "
-            f"{_symbols(common)}"
+            f"the student does not know {list_symbols(missing)}; the combined model is "
+            f"for {list_symbols(common)}"
         )
     return common
 

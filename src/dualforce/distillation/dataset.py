@@ -55,7 +55,7 @@ def labelled_dataset(
 
     :param section: the section of the data set in the options, expanded by metatrain.
     :param teacher: the teacher.
-    :param options: see :class:`dualforce.architecture.documentation.TeacherHypers`.
+    :param options: see :class:`dualforce.training.options.TeacherHypers`.
     :param is_training: whether the data set may be extended.
     :return: the data set, its targets (a direct force, and a stress where there is
         one), and no other information.

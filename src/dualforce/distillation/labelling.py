@@ -12,16 +12,14 @@ import ase
 import ase.io
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from metatomic_ase import MetatomicCalculator
 from tqdm import tqdm
 
+from ..forces import Evaluation
+from ..forces.metatomic import BATCH_ATOMS
 from .teacher import Teacher
 
 
 DIGEST, ORIGIN = "structure_digest", "origin"
-
-BATCH_ATOMS = 1_000
-"""Atoms that a metatomic model evaluates at the same time."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Labelling:
 
 
 def digest(atoms: ase.Atoms) -> str:
-    """What two structures have in common only if they are the same, in every bit."""
+    """Equal for structures that are bitwise identical, and for no others."""
     content = hashlib.sha256()
     for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
         content.update(np.ascontiguousarray(array).tobytes())
@@ -140,42 +138,23 @@ def label_one(atoms: ase.Atoms, teacher: Teacher) -> Label:
     """Evaluate the teacher.
 
     :raises FloatingPointError: if energy or forces are not finite.
-    :raises Exception: whatever the calculator raises.
+    :raises RuntimeError: if the teacher fails.
     """
-    calculator, copy = teacher.calculator, atoms.copy()
-    copy.calc = calculator
-    energy = float(copy.get_potential_energy())
-    forces = np.array(copy.get_forces(apply_constraint=False))
-    stress = None
-    if copy.pbc.all() and "stress" in calculator.implemented_properties:
-        stress = np.array(copy.get_stress(voigt=False, apply_constraint=False))
-    return _checked(Label(energy, forces, stress))
+    return label_together([atoms], teacher)[0]
 
 
-def _checked(label: Label) -> Label:
-    if not np.isfinite(label.energy):
-        raise FloatingPointError(f"the energy is {label.energy}")
-    wrong = np.flatnonzero(~np.isfinite(label.forces).all(1))
-    if len(wrong):
-        raise FloatingPointError(f"the force on atom {wrong[0]} is not finite")
-    if label.stress is not None and not np.isfinite(label.stress).all():
+def label_together(frames: Sequence[ase.Atoms], teacher: Teacher) -> List[Label]:
+    """Evaluate the teacher for structures that are periodic alike."""
+    stress = bool(frames[0].pbc.all()) and teacher.forces.has_stress
+    found = teacher.forces.evaluate_batch("conservative", frames, stress)
+    return [_as_label(result) for result in found]
+
+
+def _as_label(result: Evaluation) -> Label:
+    assert result.energy is not None
+    if result.stress is not None and not np.isfinite(result.stress).all():
         raise FloatingPointError("the stress is not finite")
-    return label
-
-
-def _label_together(frames: List[ase.Atoms], teacher: Teacher) -> List[Label]:
-    """Labels from one evaluation of a metatomic model; see :func:`label_one`."""
-    calculator = teacher.calculator
-    if len(frames) == 1 or not isinstance(calculator, MetatomicCalculator):
-        return [label_one(atoms, teacher) for atoms in frames]
-    found = calculator.compute_energy(frames, compute_forces_and_stresses=True)
-    stresses = found.get("stress", [None] * len(frames))
-    return [
-        _checked(Label(float(energy), np.array(forces), stress))
-        for energy, forces, stress in zip(
-            found["energy"], found["forces"], stresses, strict=True
-        )
-    ]
+    return Label(result.energy, result.forces, result.stress)
 
 
 def _batches(
@@ -229,7 +208,7 @@ def _label_batch(
     result: Labelling,
 ) -> None:
     try:
-        labels = _label_together([frames[i] for i in batch], teacher)
+        labels = label_together([frames[i] for i in batch], teacher)
     except Exception as error:  # calculators raise whatever they like
         if len(batch) > 1:
             # One by one, to find out which it is.

@@ -12,11 +12,11 @@ import numpy as np
 from ase import units
 from tqdm import tqdm
 
-from ..dynamics import CalculatorForces, HybridForces, RunFailedError, TwoForces
-from ..dynamics.evaluation import Array
-from ..dynamics.guard import Guard
-from ..dynamics.preparation import set_thermal_momenta
-from ..dynamics.thermostats import RespaLangevin, check_positive
+from ..forces import Array, ForceSource, load_forces
+from ..md import RunFailedError
+from ..md.guard import Guard
+from ..md.preparation import set_thermal_momenta
+from ..md.thermostats import RespaLangevin, check_positive
 from .labelling import ORIGIN, LabelStore, label_one
 from .teacher import Teacher
 
@@ -50,7 +50,7 @@ def extend(
     :param frames: structures to start from.
     :param teacher: the teacher, which moves the atoms and labels.
     :param store: where labelled structures are kept.
-    :param options: see :class:`dualforce.architecture.documentation.ExtendHypers`.
+    :param options: see :class:`dualforce.training.options.ExtendHypers`.
     :return: labelled structures, without near-duplicates.
     :raises ValueError: if an option makes no sense.
     """
@@ -63,7 +63,7 @@ def extend(
     check_positive(timestep=options["timestep"])
     known = list(frames)
     chosen: List[ase.Atoms] = []
-    movers = _movers(teacher, options)
+    propagator = _propagator(teacher, options)
     n_runs = max(len(temperatures), -(-n_frames // FRAMES_PER_RUN))
     with tqdm(total=n_frames, desc="runs", unit=" frames", disable=None) as bar:
         for number in range(3 * n_runs):  # more than enough unless all are duplicates
@@ -73,7 +73,7 @@ def extend(
             start = frames[_spread(number, len(frames))]
             name = _name(start, temperature, number, options)
             if not _finished(store, name):
-                steps = _steps(start, *movers, temperature, number, options)
+                steps = _steps(start, *propagator, temperature, number, options)
                 _label(list(steps), teacher, store, name)
             for atoms in _finished(store, name):
                 if len(chosen) < n_frames and not _is_known(atoms, known):
@@ -88,11 +88,13 @@ def extend(
     return chosen
 
 
-def _movers(teacher: Teacher, options: Mapping[str, Any]) -> Tuple[TwoForces, int]:
-    """What moves the atoms, and its number of inner steps."""
+def _propagator(
+    teacher: Teacher, options: Mapping[str, Any]
+) -> Tuple[ForceSource, int]:
+    """Forces that the atoms follow, and their number of inner steps."""
     if options.get("student"):
-        return HybridForces(options["student"]), STUDENT_INNER
-    return CalculatorForces(teacher.calculator, teacher.calculator), 1
+        return load_forces(options["student"]), STUDENT_INNER
+    return teacher.forces, 1
 
 
 def _spread(number: int, n_frames: int) -> int:
@@ -114,7 +116,7 @@ def _finished(store: LabelStore, name: str) -> List[ase.Atoms]:
 
 def _steps(
     start: ase.Atoms,
-    forces: TwoForces,
+    forces: ForceSource,
     n_inner: int,
     temperature: float,
     seed: int,

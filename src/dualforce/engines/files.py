@@ -2,52 +2,93 @@
 
 import io
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Union
+from typing import List, Optional, Union
 
 import ase
 import ase.io
-import numpy as np
 from ase import units
 
-from ..dynamics import repartition_hydrogen_mass
-from ..dynamics.evaluation import Array
-from ..dynamics.preparation import set_thermal_momenta
-from .settings import MDSettings
+from ..forces import Array, ForceSource, load_forces, names_calculator
 
 
 STRUCTURE = "structure.extxyz"
-VACUUM = 50.0
-"""In Å, on each side of a molecule in engines that want a box."""
 
 
 @dataclass(frozen=True)
-class ModelFiles:
-    """An exported model, and how to evaluate it."""
+class ModelReference:
+    """A model as inputs name it, and how to evaluate it."""
 
-    model: Path
-    direct_model: Optional[Path] = None
-    """Takes direct forces from another model."""
+    model: str
+    """Exported model (a file), or ``module:callable`` or ``file.py:callable`` for what
+    returns a calculator of ASE."""
+    direct_model: Optional[str] = None
+    """Likewise; takes direct forces from there."""
     device: Optional[str] = None
     variant: Optional[str] = None
+    extensions: Optional[str] = None
+    """Folder with compiled extensions of exported models."""
 
-    def named_in_folder(self) -> "ModelFiles":
+    def load(self) -> ForceSource:
+        """The source of forces; see :func:`~dualforce.load_forces`."""
+        return load_forces(
+            self.model,
+            self.direct_model,
+            device=self.device,
+            variant=self.variant,
+            extensions=self.extensions,
+        )
+
+    @property
+    def files(self) -> List[Path]:
+        """Exported models, as files.
+
+        :raises ValueError: naming a model that is none.
+        """
+        given = [m for m in (self.model, self.direct_model) if m is not None]
+        for model in given:
+            if names_calculator(model):
+                raise ValueError(
+                    f"'{model}' is a calculator of ASE; here an exported model is "
+                    "needed (model.pt)"
+                )
+        return [Path(model) for model in given]
+
+    def named_in_folder(self) -> "ModelReference":
         """The same, with the names that the files get in the folder of an engine."""
-        direct = self.direct_model and Path("direct-model.pt")
-        return ModelFiles(Path("model.pt"), direct, self.device, self.variant)
+        return replace(
+            self,
+            model=_name_in_folder(self.model, "model.pt"),
+            direct_model=self.direct_model
+            and _name_in_folder(self.direct_model, "direct-model.pt"),
+            extensions=self.extensions and "extensions",
+        )
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files, under the names of :meth:`named_in_folder`."""
         names = self.named_in_folder()
-        shutil.copyfile(self.model, folder / names.model)
-        if self.direct_model is not None and names.direct_model is not None:
-            shutil.copyfile(self.direct_model, folder / names.direct_model)
+        pairs = ((self.model, names.model), (self.direct_model, names.direct_model))
+        for source, name in pairs:
+            if source is None or name is None:
+                continue
+            place, name = source, name
+            if names_calculator(source):
+                place, name = (text.rpartition(":")[0] for text in (source, name))
+                if not place.endswith(".py"):
+                    continue
+            shutil.copyfile(place, folder / name)
+        if self.extensions is not None:
+            shutil.copytree(self.extensions, folder / "extensions")
 
     @property
     def arguments(self) -> str:
-        """Arguments of :class:`~dualforce.dynamics.HybridForces`, as Python code."""
-        keywords = {"device": self.device, "variant": self.variant}
+        """Arguments of :func:`~dualforce.load_forces`, as Python code."""
+        keywords = {
+            "device": self.device,
+            "variant": self.variant,
+            "extensions": self.extensions,
+        }
         parts = [f'"{self.model}"']
         if self.direct_model is not None:
             parts.append(f'"{self.direct_model}"')
@@ -55,8 +96,15 @@ class ModelFiles:
         return ", ".join(parts)
 
 
+def _name_in_folder(model: str, name: str) -> str:
+    if not names_calculator(model):
+        return name
+    place, _, function = model.rpartition(":")
+    return f"{Path(place).name if place.endswith('.py') else place}:{function}"
+
+
 def write_folder(
-    path: Union[str, Path], model: ModelFiles, texts: dict[str, str]
+    path: Union[str, Path], model: ModelReference, texts: dict[str, str]
 ) -> Path:
     """Write the folder of an engine.
 
@@ -73,57 +121,6 @@ def write_folder(
     for name, text in texts.items():
         (folder / name).write_text(text)
     return folder
-
-
-def start_structure(atoms: ase.Atoms, settings: MDSettings) -> ase.Atoms:
-    """A copy of a structure with the masses of a run and, if it had none, velocities.
-
-    :raises ValueError: if masses cannot be repartitioned.
-    """
-    start = atoms.copy()
-    start.set_masses(start.get_masses())
-    if settings.hydrogen_mass is not None:
-        repartition_hydrogen_mass(start, settings.hydrogen_mass)
-    if not start.get_momenta().any():
-        rng = np.random.default_rng(settings.seed)
-        set_thermal_momenta(start, settings.temperature, rng)
-    return start
-
-
-def in_box(atoms: ase.Atoms, settings: MDSettings, engine: str) -> ase.Atoms:
-    """A structure as other engines want it: in a box along the axes of coordinates
-    (lower triangular cell vectors), which a molecule gets with vacuum around it.
-
-    :param atoms: structure; positions and momenta are rotated together with the cell.
-    :param settings: settings of the run.
-    :param engine: name of the engine.
-    :raises ValueError: if the structure has constraints, is periodic in some directions
-        only, or has no cell for constant pressure.
-    """
-    if atoms.constraints:
-        raise ValueError(
-            f"the structure has constraints, which are not written for {engine}: "
-            "remove them, or use `dualforce md`"
-        )
-    if atoms.pbc.any() and not atoms.pbc.all():
-        raise ValueError(
-            f"the structure is periodic in some directions only; for {engine} make it "
-            "periodic in all, with vacuum"
-        )
-    if atoms.pbc.all() and atoms.cell.rank < 3:
-        raise ValueError("the structure is periodic but its cell has no volume")
-    if settings.ensemble == "npt" and not atoms.pbc.all():
-        raise ValueError("constant pressure needs a periodic cell")
-    boxed = atoms.copy()
-    if not atoms.pbc.any():
-        boxed.set_cell(np.ptp(atoms.positions, axis=0) + 2.0 * VACUUM)
-        boxed.positions += VACUUM - atoms.positions.min(axis=0)
-        return boxed
-    cell, rotation = atoms.cell.standard_form()
-    boxed.set_cell(cell)
-    boxed.positions = atoms.positions @ rotation.T
-    boxed.set_momenta(atoms.get_momenta() @ rotation.T)
-    return boxed
 
 
 def as_extxyz(atoms: ase.Atoms) -> str:

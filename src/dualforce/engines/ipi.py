@@ -8,11 +8,11 @@ import ase
 import ase.io
 import numpy as np
 
-from ..dynamics import Evaluation, HybridForces
-from ..dynamics.evaluation import Array
-from .files import STRUCTURE, ModelFiles, as_extxyz, in_box
+from ..forces import DIRECT_FORCE, Array, Evaluation, load_model
+from ..md import MDSettings
+from .box import in_box
+from .files import STRUCTURE, ModelReference, as_extxyz
 from .separate import SeparateForces
-from .settings import MDSettings
 
 
 COMMAND = "i-pi input.xml"
@@ -22,20 +22,21 @@ _evaluators: "WeakValueDictionary[Tuple[Any, ...], SeparateForces]" = (
 )
 
 
-class HybridDriver:
+class IPIDriver:
     """Driver for i-PI's ``<pes>custom</pes>``.
 
     Two force fields with this driver, for a conservative and a direct force component,
     evaluate the model once where both are needed.
 
     :param template: structure with the elements, in a format of ASE.
-    :param model: exported model.
+    :param model: exported model, or ``module:callable`` for a calculator of ASE.
     :param force: ``conservative`` or ``direct``.
     :param n_inner: direct evaluations in an outer step.
     :param stress: compute virials; without it they are not a number.
-    :param direct_model: exported model to take direct forces from.
+    :param direct_model: likewise, to take direct forces from.
     :param device: torch device.
     :param variant: variant of the outputs.
+    :param extensions: folder with compiled extensions of the models.
     :raises ValueError: if ``force`` is unknown.
     :raises ImportError: if i-PI is not installed.
     """
@@ -50,6 +51,7 @@ class HybridDriver:
         direct_model: Optional[str] = None,
         device: Optional[str] = None,
         variant: Optional[str] = None,
+        extensions: Optional[str] = None,
         **_: Any,  # i-PI adds its own
     ) -> None:
         try:
@@ -67,11 +69,10 @@ class HybridDriver:
         self._stress = stress
         self._atoms = _template(template)
         # Paths are relative, and a process may run several folders.
-        arguments = (template, model, n_inner, stress, direct_model, device, variant)
-        key = (os.getcwd(), *arguments)
+        reference = ModelReference(model, direct_model, device, variant, extensions)
+        key = (os.getcwd(), template, reference, n_inner, stress)
         if key not in _evaluators:
-            forces = HybridForces(model, direct_model, device=device, variant=variant)
-            self._evaluator = SeparateForces(forces, n_inner, stress)
+            self._evaluator = SeparateForces(reference.load(), n_inner, stress)
             _evaluators[key] = self._evaluator
         self._evaluator = _evaluators[key]
 
@@ -116,11 +117,11 @@ def _template(path: str) -> ase.Atoms:
 DRIVER = '''\
 """Both forces of a model for i-PI."""
 
-from dualforce.engines.ipi import HybridDriver
+from dualforce import IPIDriver
 
 
 __DRIVER_NAME__ = "dualforce"
-__DRIVER_CLASS__ = "HybridDriver"
+__DRIVER_CLASS__ = "IPIDriver"
 '''
 
 INPUT = """\
@@ -171,7 +172,7 @@ PROPERTIES = [
 
 
 def input_files(
-    atoms: ase.Atoms, settings: MDSettings, model: ModelFiles, stock: bool = False
+    atoms: ase.Atoms, settings: MDSettings, model: ModelReference, stock: bool = False
 ) -> dict[str, str]:
     """Texts of the files of a run, by name.
 
@@ -182,7 +183,9 @@ def input_files(
         ``dualforce``, and one direct evaluation in an outer step more.
     :raises ValueError: if i-PI cannot do it.
     """
-    boxed = in_box(atoms, settings, "i-PI")
+    boxed = in_box(atoms, settings, "i-PI").atoms
+    if stock:
+        _check_stock(model, settings)
     if stock and not atoms.pbc.all():
         raise ValueError(
             "the metatomic driver of i-PI takes every structure as periodic: give the "
@@ -219,7 +222,20 @@ def input_files(
     return files
 
 
-def _force_fields(settings: MDSettings, model: ModelFiles, stock: bool) -> str:
+def _check_stock(model: ModelReference, settings: MDSettings) -> None:
+    """The driver of i-PI takes exported models, and asks whether they have the direct
+    force without variant, whatever variant it is to take."""
+    path = model.files[-1]
+    outputs = load_model(path, model.extensions).capabilities().outputs
+    if settings.n_inner > 1 and DIRECT_FORCE[1] not in outputs:
+        raise ValueError(
+            f"{path} has direct forces with a variant only ("
+            f"{', '.join(sorted(outputs))}), which the driver of i-PI does not find: "
+            "leave out --stock"
+        )
+
+
+def _force_fields(settings: MDSettings, model: ModelReference, stock: bool) -> str:
     kinds = ["conservative", "direct"] if settings.n_inner > 1 else ["conservative"]
     make = _stock_force_field if stock else _force_field
     return "\n".join(make(kind, settings, model) for kind in kinds)
@@ -232,7 +248,7 @@ FORCE_FIELD = """\
   </ffdirect>"""
 
 
-def _force_field(kind: str, settings: MDSettings, model: ModelFiles) -> str:
+def _force_field(kind: str, settings: MDSettings, model: ModelReference) -> str:
     parameters = {
         "template": STRUCTURE,
         "model": model.model,
@@ -242,12 +258,13 @@ def _force_field(kind: str, settings: MDSettings, model: ModelFiles) -> str:
         "direct_model": model.direct_model,
         "device": model.device,
         "variant": model.variant,
+        "extensions": model.extensions,
     }
     pes = "    <pes> custom </pes>\n    <pes_path> driver.py </pes_path>"
     return FORCE_FIELD.format(name=kind, pes=pes, parameters=_join(parameters))
 
 
-def _stock_force_field(kind: str, settings: MDSettings, model: ModelFiles) -> str:
+def _stock_force_field(kind: str, settings: MDSettings, model: ModelReference) -> str:
     direct = kind == "direct"
     parameters = {
         "template": STRUCTURE,
@@ -255,6 +272,7 @@ def _stock_force_field(kind: str, settings: MDSettings, model: ModelFiles) -> st
         "non_conservative": direct,
         "device": model.device,
         "energy_variant": model.variant,
+        "extensions": model.extensions,
     }
     pes = "    <pes> metatomic </pes>"
     return FORCE_FIELD.format(name=kind, pes=pes, parameters=_join(parameters))

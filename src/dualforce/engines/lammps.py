@@ -6,17 +6,26 @@ and a conservative one.
 """
 
 import math
-from typing import List, Optional
+from pathlib import Path
+from typing import Dict, List, Optional
 
 import ase
 import numpy as np
+import torch
 from ase.data import chemical_symbols
-from metatomic.torch import AtomisticModel, load_atomistic_model
+from metatensor.torch import Labels, TensorMap
+from metatomic.torch import (
+    AtomisticModel,
+    ModelCapabilities,
+    ModelOutput,
+    NeighborListOptions,
+    System,
+)
 
-from ..dynamics.evaluation import Array
-from ..dynamics.forces import DIRECT_STRESS
-from .files import ModelFiles, in_box, velocities_per_ps
-from .settings import MDSettings
+from ..forces import DIRECT_STRESS, Array, load_model
+from ..md.settings import MDSettings
+from .box import in_box
+from .files import ModelReference, velocities_per_ps
 
 
 COMMAND = "lmp -in input.lammps"
@@ -35,6 +44,8 @@ boundary {boundary}
 box tilt large
 read_data structure.data
 
+# For several processes: -var {several}
+{variables}
 {pair_style}
 {pair_coeff}
 
@@ -49,7 +60,7 @@ thermo {interval}
 thermo_style custom step time temp pe etotal econserve{pressure}
 thermo_modify format float %.8f
 dump trajectory all custom {interval} trajectory.lammpstrj id element xu yu zu
-dump_modify trajectory element {symbols} sort id
+dump_modify trajectory element {symbols} sort id format float %.12g
 restart {restart} restart.1 restart.2
 
 run {steps}
@@ -60,6 +71,16 @@ Run, in this folder:
 
     {command}
 
+or with several processes, which divide the structure into domains:
+
+    mpirun -np 4 {command} -var {several}
+
+One process uses copies of the models with an infinite range (*-one-process.pt): LAMMPS
+then keeps periodic images up to the cutoff only, not up to the range of all layers of
+the network, which takes several times less time. Such copies cannot be divided into
+domains. Prefer several processes where the structure is many times larger than the
+range ({range:.0f} angstrom), or does not fit into the memory of one device.
+{kokkos}
 Needs LAMMPS with the metatomic interface (ML-METATOMIC):
 https://docs.metatensor.org/metatomic/latest/engines/lammps.html
 
@@ -69,7 +90,7 @@ Energies: log.lammps, structures: trajectory.lammpstrj.
 
 
 def input_files(
-    atoms: ase.Atoms, settings: MDSettings, model: ModelFiles
+    atoms: ase.Atoms, settings: MDSettings, model: ModelReference
 ) -> dict[str, str]:
     """Texts of the files of a run, by name.
 
@@ -78,16 +99,21 @@ def input_files(
     :param model: the model, where it lies now.
     :raises ValueError: if LAMMPS cannot do it.
     """
-    boxed = in_box(atoms, settings, "LAMMPS")
+    boxed = in_box(atoms, settings, "LAMMPS").atoms
     types = AtomTypes(boxed)
     _check(settings, model)
-    neighbors = _longest_neighbor_list(boxed, model)
+    radius = max(_range(load_model(p, model.extensions)) for p in model.files)
+    neighbors = _longest_neighbor_list(boxed, radius + SKIN)
+    names = _names(model.named_in_folder())
+    several = " -var ".join(f"{name} {path}" for name, path in names.items())
     npt = settings.ensemble == "npt"
     respa = settings.n_inner > 1
     text = INPUT.format(
         forces="both forces" if respa else "the conservative force",
         boundary="p p p" if atoms.pbc.all() else "s s s",
-        pair_style=_pair_style(settings, model.named_in_folder()),
+        variables="\n".join(f"variable {n} index {p}" for n, p in _one_process(names)),
+        several=several,
+        pair_style=_pair_style(settings, model),
         pair_coeff=_pair_coeff(settings, types),
         skin=SKIN,
         neighbors=neighbors,
@@ -103,6 +129,9 @@ def input_files(
     )
     readme = README.format(
         command=COMMAND,
+        several=several,
+        range=radius,
+        kokkos="" if respa else KOKKOS,
         n_inner=settings.n_inner,
         timestep=settings.timestep,
         note=_NOTES[settings.ensemble],
@@ -114,20 +143,11 @@ def input_files(
     }
 
 
-def _check(settings: MDSettings, model: ModelFiles) -> None:
+def _check(settings: MDSettings, model: ModelReference) -> None:
     if model.device is not None and ":" in model.device:
         raise ValueError(
             "LAMMPS distributes GPUs over its processes itself: use --device "
             f"{model.device.partition(':')[0]}"
-        )
-    source = model.direct_model or model.model
-    outputs = load_atomistic_model(str(source)).capabilities().outputs
-    if settings.n_inner > 1 and not any(
-        name.partition("/")[0] == DIRECT_STRESS for name in outputs
-    ):
-        raise ValueError(
-            f"{source} has no '{DIRECT_STRESS}', without which LAMMPS does not read "
-            "direct forces: train on stresses, or use another engine"
         )
 
 
@@ -198,9 +218,15 @@ def _rows(vectors: Array, types: Optional[List[int]] = None) -> List[str]:
 PAIR_STYLE = """\
 # The direct force acts inside (level 1); outside (level 2) conservative less direct.
 pair_style hybrid/overlay &
-    metatomic_1 {direct} non_conservative on scale 1.0 &
-    metatomic_2 {direct} non_conservative on scale -1.0 &
-    metatomic_3 {conservative} non_conservative off scale 1.0"""
+    metatomic_1 {direct}{keywords} non_conservative {kind} scale 1.0 &
+    metatomic_2 {direct}{keywords} non_conservative {kind} scale -1.0 &
+    metatomic_3 ${{model}}{keywords} non_conservative off scale 1.0"""
+
+KOKKOS = """
+On a GPU with a KOKKOS build of LAMMPS (it has no `run_style respa`, hence M = 1 only):
+
+    lmp -k on g 1 -sf kk -pk kokkos newton on neigh half -in input.lammps
+"""
 
 RESPA = "run_style respa 2 {} hybrid 1 2 2"
 
@@ -209,17 +235,99 @@ MOMENTUM = """\
 fix momentum all momentum 1 linear 1 1 1"""
 
 
-def _pair_style(settings: MDSettings, model: ModelFiles) -> str:
-    keywords = ""
+def _pair_style(settings: MDSettings, model: ModelReference) -> str:
+    # Uncertainties, where a model has them, would be computed with every direct force.
+    keywords = " uncertainty_threshold off"
     if model.device is not None:
         keywords += f" device {model.device}"
     if model.variant is not None:
         keywords += f" variant {model.variant}"
-    conservative = f"{model.model}{keywords}"
+    if model.extensions is not None:
+        keywords += f" extensions {model.named_in_folder().extensions}"
     if settings.n_inner == 1:
-        return f"pair_style metatomic {conservative}"
-    direct = f"{model.direct_model or model.model}{keywords}"
-    return PAIR_STYLE.format(direct=direct, conservative=conservative)
+        return f"pair_style metatomic ${{model}}{keywords}"
+    outputs = load_model(model.files[-1], model.extensions).capabilities().outputs
+    has_stress = any(name.partition("/")[0] == DIRECT_STRESS for name in outputs)
+    return PAIR_STYLE.format(
+        direct="${direct}" if model.direct_model else "${model}",
+        keywords=keywords,
+        # Without a direct stress LAMMPS takes the gradient of the energy for it.
+        kind="on" if has_stress else "forces",
+    )
+
+
+def _names(model: ModelReference) -> dict[str, str]:
+    """Variables of the input, and the files of models they stand for."""
+    names = {"model": model.model}
+    if model.direct_model is not None:
+        names["direct"] = model.direct_model
+    return names
+
+
+def _one_process(names: dict[str, str]) -> list[tuple[str, str]]:
+    return [
+        (variable, path.removesuffix(".pt") + "-one-process.pt")
+        for variable, path in names.items()
+    ]
+
+
+def write_one_process_models(folder: Path, model: ModelReference) -> None:
+    """Write copies of the models with an infinite interaction range.
+
+    :param folder: folder of the inputs.
+    :param model: the model, where it lies now.
+    """
+    names = _one_process(_names(model.named_in_folder()))
+    for path, (_, name) in zip(model.files, names, strict=True):
+        loaded = load_model(path, model.extensions)
+        old = loaded.capabilities()
+        capabilities = ModelCapabilities(
+            outputs={
+                n: old.outputs[n] for n in loaded._model_capabilities_outputs_names
+            },
+            atomic_types=old.atomic_types,
+            interaction_range=math.inf,
+            length_unit=old.length_unit,
+            supported_devices=old.supported_devices,
+            dtype=old.dtype,
+        )
+        module = _Copy(loaded.module, loaded.requested_neighbor_lists())
+        copy = AtomisticModel(module.eval(), loaded.metadata(), capabilities)
+        copy.save(str(folder / name))
+
+
+class _Copy(torch.nn.Module):
+    """An exported module that says again which neighbour lists it needs.
+
+    :param module: the module.
+    :param lists: neighbour lists it asks for.
+    """
+
+    lists: List[NeighborListOptions]
+
+    def __init__(
+        self, module: torch.nn.Module, lists: List[NeighborListOptions]
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.lists = [
+            NeighborListOptions(each.cutoff, each.full_list, each.strict)
+            for each in lists
+        ]
+
+    @torch.jit.export
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
+        """Those of the module."""
+        return self.lists
+
+    def forward(
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels] = None,
+    ) -> Dict[str, TensorMap]:
+        """What the module computes."""
+        return self.module(systems, outputs, selected_atoms)
 
 
 def _pair_coeff(settings: MDSettings, types: AtomTypes) -> str:
@@ -265,11 +373,12 @@ _NOTES = {
 }
 
 
-def _longest_neighbor_list(atoms: ase.Atoms, model: ModelFiles) -> int:
+def _longest_neighbor_list(atoms: ase.Atoms, radius: float) -> int:
     """What LAMMPS asks ``neigh_modify`` to allow for: twice the number of atoms that
-    are on average in the range of the model, which counts its layers."""
-    paths = [path for path in (model.model, model.direct_model) if path is not None]
-    radius = max(_range(load_atomistic_model(str(path))) for path in paths) + SKIN
+    are on average in the range of the model, which counts its layers.
+
+    :param radius: range and skin, in Å.
+    """
     density = max(len(atoms) / atoms.get_volume(), CONDENSED)
     expected = 2.0 * density * 4.0 / 3.0 * math.pi * radius**3
     return max(MIN_NEIGHBORS, 1000 * math.ceil(1.2 * expected / 1000.0))

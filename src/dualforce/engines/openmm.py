@@ -9,13 +9,19 @@ from collections.abc import Callable
 from typing import Any, Tuple
 
 import ase
+import numpy as np
 from ase import units
 
-from ..dynamics import TwoForces
-from ..dynamics.evaluation import Array
-from .files import STRUCTURE, ModelFiles, as_extxyz, in_box, velocities_per_ps
+from ..forces import Array, ForceSource
+from ..md import MDSettings
+from .box import in_box
+from .files import (
+    STRUCTURE,
+    ModelReference,
+    as_extxyz,
+    velocities_per_ps,
+)
 from .separate import SeparateForces
-from .settings import MDSettings
 
 
 try:
@@ -34,9 +40,9 @@ ANGSTROM = 0.1  # nm
 EV = units.mol / units.kJ  # kJ/mol
 
 
-def make_simulation(
+def openmm_simulation(
     atoms: ase.Atoms,
-    forces: TwoForces,
+    forces: ForceSource,
     settings: MDSettings,
     platform: str = "Reference",
 ) -> Any:
@@ -52,7 +58,7 @@ def make_simulation(
     :raises ValueError: if OpenMM cannot do it.
     """
     _require_openmm()
-    boxed = in_box(atoms, settings, "OpenMM")
+    boxed = in_box(atoms, settings, "OpenMM").atoms
     system = make_system(boxed, forces, settings.n_inner)
     if settings.ensemble == "npt":
         system.addForce(_barostat(settings))
@@ -70,10 +76,11 @@ def make_simulation(
     return simulation
 
 
-def make_system(atoms: ase.Atoms, forces: TwoForces, n_inner: int) -> Any:
+def make_system(atoms: ase.Atoms, forces: ForceSource, n_inner: int) -> Any:
     """Particles, box and both forces.
 
-    :param atoms: structure; a periodic one has lower triangular cell vectors.
+    :param atoms: structure; a periodic one has a cell in standard form
+        (:func:`~dualforce.engines.box.in_box`).
     :param forces: the model.
     :param n_inner: inner steps in an outer step.
     :return: an ``openmm.System``.
@@ -84,15 +91,14 @@ def make_system(atoms: ase.Atoms, forces: TwoForces, n_inner: int) -> Any:
     for mass in atoms.get_masses():
         system.addParticle(mass)
     if atoms.pbc.all():
-        vectors = app.internal.unitcell.reducePeriodicBoxVectors(
-            mm.Quantity(ANGSTROM * atoms.cell.array, mm.nanometer)
-        )
-        system.setDefaultPeriodicBoxVectors(*vectors)
+        system.setDefaultPeriodicBoxVectors(*_box_vectors(atoms))
     add_forces(system, atoms, forces, n_inner)
     return system
 
 
-def add_forces(system: Any, atoms: ase.Atoms, forces: TwoForces, n_inner: int) -> None:
+def add_forces(
+    system: Any, atoms: ase.Atoms, forces: ForceSource, n_inner: int
+) -> None:
     """Add the correction (group 0) and the direct force (group 1) to a system; where
     ``n_inner`` is 1, the conservative force alone (group 0).
 
@@ -208,10 +214,16 @@ def _topology(atoms: ase.Atoms) -> Any:
     for symbol in atoms.symbols:
         topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
     if atoms.pbc.all():
-        topology.setPeriodicBoxVectors(
-            mm.Quantity(ANGSTROM * atoms.cell.array, mm.nanometer)
-        )
+        topology.setPeriodicBoxVectors(_box_vectors(atoms))
     return topology
+
+
+def _box_vectors(atoms: ase.Atoms) -> Any:
+    """Cell in nm. OpenMM refuses tilts that exceed half an edge by rounding alone."""
+    cell = ANGSTROM * atoms.cell.array
+    limits = 0.5 * np.diag(cell)
+    tilts = np.clip(cell, -limits, limits)
+    return mm.Quantity(np.where(np.eye(3), cell, tilts), mm.nanometer)
 
 
 def _require_openmm() -> None:
@@ -230,16 +242,14 @@ SCRIPT = '''\
 import ase.io
 from openmm import app
 
-from dualforce.dynamics import HybridForces
-from dualforce.engines.openmm import make_simulation
-from dualforce.engines.settings import MDSettings
+import dualforce
 
 
 atoms = ase.io.read("{structure}")
-forces = HybridForces({arguments})
+forces = dualforce.load_forces({arguments})
 settings = {settings}
 
-simulation = make_simulation(atoms, forces, settings)
+simulation = dualforce.openmm_simulation(atoms, forces, settings)
 interval = settings.outer_interval
 simulation.reporters += [
     app.StateDataReporter(
@@ -280,7 +290,7 @@ every {BAROSTAT_INTERVAL} steps, which scales the positions of all atoms; --tau 
 
 
 def input_files(
-    atoms: ase.Atoms, settings: MDSettings, model: ModelFiles
+    atoms: ase.Atoms, settings: MDSettings, model: ModelReference
 ) -> dict[str, str]:
     """Texts of the files of a run, by name.
 
@@ -313,4 +323,4 @@ def _as_code(settings: MDSettings) -> str:
     if settings.ensemble == "npt":
         used += ["pressure", "cell"]
     lines = [f"    {name}={json.dumps(getattr(settings, name))},\n" for name in used]
-    return f"MDSettings(\n{''.join(lines)})"
+    return f"dualforce.MDSettings(\n{''.join(lines)})"

@@ -6,8 +6,7 @@ from typing import Optional
 import ase
 import numpy as np
 
-from ..dynamics import Evaluation, TwoForces
-from ..dynamics.evaluation import Array
+from ..forces import Array, Evaluation, ForceSource
 
 
 @dataclass(eq=False)
@@ -21,7 +20,7 @@ class SeparateForces:
     asks in another order, the answers are the same and cost more.
     """
 
-    forces: TwoForces
+    forces: ForceSource
     n_inner: int
     """Inner steps in an outer step."""
     stress: bool = False

@@ -1,0 +1,56 @@
+"""The settings of a run, as options of commands."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+
+from ..md.settings import CellShape, Ensemble, MDSettings
+
+
+_OPTIONS: dict[str, tuple[str, Any, str]] = {
+    "ensemble": ("--ensemble", click.Choice(get_args(Ensemble)), "What is kept."),
+    "temperature": (
+        "--temperature",
+        float,
+        "In K; of initial velocities too, where the structure has none.",
+    ),
+    "pressure": ("--pressure", float, "In bar; for npt."),
+    "timestep": ("--timestep", float, "Inner step in fs."),
+    "n_inner": ("--inner", int, "Inner steps in an outer step (M)."),
+    "steps": ("--steps", int, "Inner steps in all."),
+    "friction": ("--friction", float, "In 1/ps; for nvt-langevin."),
+    "tau": ("--tau", float, "Of the thermostat, in fs; for nvt-svr and npt."),
+    "tau_p": ("--tau-p", float, "Of the cell, in fs; for npt."),
+    "cell": ("--cell", click.Choice(get_args(CellShape)), "What changes; for npt."),
+    "hydrogen_mass": (
+        "--hydrogen-mass",
+        float,
+        "New mass of hydrogen in u, taken from its neighbours.",
+    ),
+    "seed": ("--seed", int, "Of velocities and thermostats."),
+    "interval": ("--interval", int, "Inner steps between frames."),
+}
+
+
+def setting_option(name: str, default: Any) -> Callable[..., Any]:
+    """The option of one setting."""
+    flag, kind, text = _OPTIONS[name]
+    return click.option(flag, name, type=kind, default=default, help=text)
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each setting; the command takes them together, as ``settings``,
+    a :class:`~dualforce.md.settings.MDSettings`."""
+
+    @functools.wraps(command)
+    def with_settings(**options: Any) -> Any:
+        settings = MDSettings(**{name: options.pop(name) for name in _OPTIONS})
+        return command(settings=settings, **options)
+
+    decorated: Callable[..., Any] = with_settings
+    for field in reversed(dataclasses.fields(MDSettings)):
+        decorated = setting_option(field.name, field.default)(decorated)
+    return decorated

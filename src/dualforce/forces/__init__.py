@@ -1,0 +1,46 @@
+"""Sources of forces: exported models, calculators of ASE, and combinations of them."""
+
+from .calculators import CalculatorForces, ConservativeCalculator
+from .combined import CombinedForces, Cost, CountedForces, DirectOnly
+from .loading import Model, load_calculator, load_forces, names_calculator
+from .metatomic import DIRECT_FORCE, DIRECT_STRESS, MetatomicForces, load_model
+from .protocol import (
+    Array,
+    Evaluation,
+    EvaluationError,
+    ForceSource,
+    Kind,
+    MissingForceError,
+    check_finite,
+    list_atoms,
+    list_symbols,
+    without_net_force,
+)
+
+
+__all__ = [
+    "DIRECT_FORCE",
+    "DIRECT_STRESS",
+    "Array",
+    "CalculatorForces",
+    "CombinedForces",
+    "ConservativeCalculator",
+    "Cost",
+    "CountedForces",
+    "DirectOnly",
+    "Evaluation",
+    "EvaluationError",
+    "ForceSource",
+    "Kind",
+    "MetatomicForces",
+    "MissingForceError",
+    "Model",
+    "check_finite",
+    "list_atoms",
+    "list_symbols",
+    "load_calculator",
+    "load_forces",
+    "load_model",
+    "names_calculator",
+    "without_net_force",
+]

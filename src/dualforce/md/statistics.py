@@ -1,0 +1,165 @@
+"""Means and slopes of correlated series, with errors that allow for the correlation.
+
+Errors are standard errors, widened for short series: the truth lies within 1.96 of them
+with a probability of about 95 %. Where a series is too short to tell its own
+correlation time, the error is NaN: nothing has been decided.
+"""
+
+from typing import Tuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import t as student_t
+
+from ..forces import Array
+
+
+Estimate = Tuple[float, float]
+"""A value and its standard error; NaN where the error is not known."""
+
+UNKNOWN: Estimate = (float("nan"), float("nan"))
+
+MAX_BINS = 100
+"""Series are averaged over so many bins first: oscillations that are faster than a bin
+would hide slow fluctuations from the estimate of the correlation time."""
+
+MIN_INDEPENDENT = 20.0
+"""Correlation times a series must hold for its correlation time to be believed."""
+
+WINDOW = 3.0
+"""Autocorrelations are summed up to this multiple of the correlation time (Sokal). A
+variance that follows from them has the degrees of freedom of a series of so many times
+fewer independent values."""
+
+N_INCREMENTS = 8
+"""Blocks whose increments give the error of the slope of a random walk."""
+
+MIN_VALUES = 10
+"""Values from which on a slope has an error."""
+
+
+def mean_with_error(values: ArrayLike) -> Estimate:
+    r"""Mean of a series and its standard error, :math:`\sqrt{\sigma^2 \tau / n}`.
+
+    :math:`\tau` is the integrated autocorrelation time in units of the spacing.
+
+    :param values: series, evenly spaced in time, shape ``[n]``.
+    :return: mean and error; the error is NaN if the series is shorter than 20
+        correlation times.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        return UNKNOWN
+    bins = _bins(values, MAX_BINS)
+    n_bins, mean = len(bins), float(values.mean())
+    if n_bins < MIN_INDEPENDENT:
+        return mean, float("nan")
+    residuals = bins - bins.mean()
+    correlation = _correlation_time(residuals, n_parameters=1)
+    n_independent = n_bins / correlation
+    if n_independent < MIN_INDEPENDENT:
+        return mean, float("nan")
+    variance = (residuals**2).sum() / (n_bins - correlation)
+    error = np.sqrt(variance / n_independent) * _widening(n_independent / WINDOW)
+    return mean, float(error)
+
+
+def slope_with_error(times: ArrayLike, values: ArrayLike) -> Estimate:
+    """Slope of a straight line through a series, by least squares, and its standard
+    error.
+
+    If the residuals are correlated over a short part of the series, the error follows
+    from their correlation time, as that of :func:`mean_with_error`. Otherwise the
+    series is taken for a random walk with a drift, as energy is under a fluctuating
+    power: the error follows from the increments between block averages.
+
+    :param times: times, evenly spaced, shape ``[n]``.
+    :param values: series, shape ``[n]``.
+    :return: slope and error; NaN if there are fewer than two values, and the error also
+        if there are fewer than ten.
+    """
+    times, values = np.asarray(times, dtype=float), np.asarray(values, dtype=float)
+    if len(times) < 2:
+        return UNKNOWN
+    slope, bins = _slope(times, values), _bins(values, MAX_BINS)
+    n_bins = len(bins)
+    if n_bins < MIN_VALUES:
+        return slope, float("nan")
+    bin_times = _bins(times, MAX_BINS)
+    centred = bin_times - bin_times.mean()
+    residuals = bins - bins.mean() - _slope(bin_times, bins) * centred
+    correlation = _correlation_time(residuals, n_parameters=2)
+    n_independent = n_bins / correlation
+    if n_independent < MIN_INDEPENDENT:
+        return slope, _error_of_walk(times, values)
+    variance = (residuals**2).sum() / (n_bins - 2.0 * correlation)
+    error = np.sqrt(variance * correlation / (centred**2).sum())
+    return slope, float(error * _widening(n_independent / WINDOW))
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Standard error of the mean of independent values.
+
+    :param values: shape ``[n]``.
+    :return: NaN if there are fewer than three.
+    """
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 3:
+        return float("nan")
+    return float(values.std(ddof=1) / np.sqrt(n) * _widening(n - 1.0))
+
+
+def difference(value: Estimate, reference: Estimate) -> Estimate:
+    """Difference of two independent estimates."""
+    return value[0] - reference[0], float(np.hypot(value[1], reference[1]))
+
+
+def _slope(times: Array, values: Array) -> float:
+    centred = times - times.mean()
+    return float(centred @ (values - values.mean()) / (centred @ centred))
+
+
+def _bins(values: Array, n_bins: int) -> Array:
+    """Averages over at most so many bins of equal length; what is left over goes from
+    the start."""
+    length = -(-len(values) // n_bins)
+    n_bins = len(values) // length
+    return values[len(values) - n_bins * length :].reshape(n_bins, length).mean(1)
+
+
+def _correlation_time(residuals: Array, n_parameters: int) -> float:
+    """Integrated autocorrelation time, in units of the spacing; at least one.
+
+    :param residuals: what is left of a series after a fit.
+    :param n_parameters: parameters of the fit, which takes low frequencies away; to
+        leading order that makes autocorrelations too small by ``n_parameters / n``.
+    """
+    n = len(residuals)
+    products = np.correlate(residuals, residuals, "full")[n - 1 :]
+    if products[0] <= 0.0:
+        return 1.0
+    times = 2.0 * np.cumsum(products / products[0]) - 1.0
+    beyond = np.flatnonzero(np.arange(n) >= WINDOW * times)
+    window = beyond[0] if len(beyond) else n - 1
+    return max(1.0, times[window] * (1.0 + n_parameters * (2.0 * window + 1.0) / n))
+
+
+def _error_of_walk(times: Array, values: Array) -> float:
+    """Error of a slope by least squares through a random walk.
+
+    Increments between block averages of a walk have 2/3 of the variance of those of the
+    walk, and a correlation of 1/4 with the next one; the slope has 6/5 of the variance
+    of that from end to end. Together: a factor of 9/5.
+    """
+    blocks, block_times = _bins(values, N_INCREMENTS), _bins(times, N_INCREMENTS)
+    increments = np.diff(blocks)
+    n_increments, time = len(increments), block_times[1] - block_times[0]
+    variance = 1.8 * increments.var(ddof=1) / n_increments
+    return float(np.sqrt(variance) / time * _widening(n_increments - 1.0))
+
+
+def _widening(degrees: float) -> float:
+    """Factor by which 1.96 standard errors must be widened for a variance that is known
+    from so many degrees of freedom only (Student's t)."""
+    return float(student_t.ppf(0.975, degrees) / 1.96)

@@ -1,0 +1,551 @@
+"""How many inner steps (M) a model tolerates: runs at constant energy, and the rule by
+which they are compared with that of the conservative force."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import ase
+import numpy as np
+from ase import units
+
+from ..forces import Array, CountedForces, ForceSource
+from .guard import Guard
+from .preparation import EQUILIBRATION, equilibrate
+from .respa import RespaVelocityVerlet
+from .statistics import UNKNOWN, Estimate, difference, slope_with_error
+from .thermostats import check_positive
+
+
+CANDIDATES = (1, 2, 4, 8, 16, 32)
+PICOSECOND = 1000.0 * units.fs
+
+TOLERANCE = 0.2
+"""Accepted difference in drift, in meV/atom/ps: it heats by less than 1 K/ps."""
+
+MIN_LENGTH_PS = 1.0
+"""Shorter runs decide nothing, unless they fail: they miss instabilities that take
+their time, and slow vibrations look like a drift."""
+
+SCAN_SHARE = 0.75
+"""Part of the time in which all candidates are compared, where that allows runs of
+:data:`MIN_LENGTH_PS`; in the rest the best of them is tested for longer."""
+
+MAX_DRIFT = 0.01
+"""In eV/atom: a run whose energy has changed by so much has failed."""
+
+MAX_GROWTH = 1.5
+"""Correction at the end of a stable run, relative to the start, at most."""
+
+MIN_RECORDS = 50
+"""Outer points a run must have for the growth of its correction to be told from chance.
+"""
+
+MIN_HEATING = 20.0
+"""In K/ps: less cannot be told from the exchange of kinetic and potential energy."""
+
+SIGMAS = 2.0
+"""Standard errors beyond which a difference counts."""
+
+Progress = Callable[[str, float], None]
+"""Receives what is being done and the part of the time that has been used."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a run at constant energy has shown for one number of inner steps."""
+
+    n_inner: int
+    outer_step_fs: float
+    length_ps: float
+    failed: Optional[str]
+    """Why the run ended early."""
+    drift: Estimate
+    """Of the conserved quantity, in meV/atom/ps; NaN without an energy."""
+    late_drift: Estimate
+    """The same over the second half."""
+    relative_drift: Estimate
+    """Drift over the standard deviation of the kinetic energy, in 1/ps."""
+    fluctuation: float
+    """RMS deviation of the conserved quantity from its drift, in meV/atom."""
+    heating: Estimate
+    """Slope of the temperature, in K/ps."""
+    correction: Optional[float]
+    """RMS of conservative minus direct force, in meV/Å; none for one inner step."""
+    growth: Optional[float]
+    """Correction in the last fifth of the run, relative to the first; none for runs of
+    fewer than 50 outer points."""
+    ms_per_step: float
+    """Wall time of an inner step, in ms."""
+    verdict: str = ""
+    """``good``, ``unclear``, or what is wrong (:func:`judge`)."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether this number of inner steps may be used."""
+        return self.verdict == "good"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it may not; neither is true where nothing has been decided."""
+        return self.verdict not in ("good", "unclear")
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the run was too short to decide anything."""
+        return self.length_ps < 0.9 * MIN_LENGTH_PS
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All candidates that were measured, and the best one."""
+
+    candidates: List[Candidate]
+    recommended: Optional[int]
+    """Largest number of inner steps up to which all are good; none if not even the
+    conservative force alone is."""
+    direct_ms_per_step: float
+    """Wall time of a step with the direct force alone, in ms."""
+
+
+# ----------------------------------------------------------------------------- the run
+
+
+class ConstantEnergyRun:
+    """A run at constant energy with one number of inner steps, which can be continued.
+
+    :param start: equilibrated structure with momenta, which is not changed.
+    :param timestep: inner step, in ASE's unit of time.
+    :param forces: source of forces.
+    :param n_inner: inner steps in an outer step (M).
+    :param energies: source of the energy in the conserved quantity, if not ``forces``:
+        for runs with direct forces alone.
+    :param interval: least time between records, in ASE's unit of time; by default every
+        outer point is recorded.
+    :param max_drift: change of the conserved quantity at which the run has failed, in
+        eV/atom.
+    """
+
+    def __init__(
+        self,
+        start: ase.Atoms,
+        timestep: float,
+        forces: ForceSource,
+        n_inner: int = 1,
+        *,
+        energies: Optional[ForceSource] = None,
+        interval: float = 0.0,
+        max_drift: float = MAX_DRIFT,
+    ) -> None:
+        self.run = RespaVelocityVerlet(
+            start.copy(),
+            timestep,
+            forces,
+            n_inner,
+            # The rule judges the correction; the guard only stops what goes wrong.
+            guard=Guard(factor=float("inf"), max_drift=max_drift),
+        )
+        self.n_inner = n_inner
+        self.seconds = 0.0
+        """Wall time of the steps."""
+        self.failed: Optional[str] = None
+        """Why the run has ended early."""
+        self._energies, self._interval = energies, interval
+        self._rows: List[Tuple[float, float, float, float]] = []
+
+    def advance(
+        self,
+        length: float,
+        deadline: float = float("inf"),
+        report: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """Go on until the run fails or its time is over. A failure is not raised but
+        kept in :attr:`failed`.
+
+        :param length: time to simulate, in ASE's unit of time.
+        :param deadline: reading of :func:`time.perf_counter` at which to stop.
+        :param report: told the part of the length that is done.
+        """
+        n_steps = max(1, round(length / self.run.dt))
+        first = self.run.nsteps
+        with tempfile.TemporaryDirectory() as folder:
+            self.run.last_good = Path(folder) / "last-good.extxyz"
+            try:
+                for _ in self._timed(self.run.irun(n_steps)):
+                    self._record()
+                    report((self.run.nsteps - first) / n_steps)
+                    if time.perf_counter() > deadline:
+                        break
+            except (FloatingPointError, RuntimeError) as error:
+                self.failed = str(error.__cause__ or error)
+
+    def _timed(self, steps: Iterator[Any]) -> Iterator[None]:
+        while True:
+            begin = time.perf_counter()
+            try:
+                next(steps)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - begin
+            yield
+
+    def _record(self) -> None:
+        run, now = self.run, self.run.get_time()
+        if self._rows:
+            last = self._rows[-1][0] * PICOSECOND
+            # Outer points are multiples of a step, up to rounding.
+            if now < last + max(self._interval, run.dt) - 1e-6 * run.dt:
+                return
+        correction = run.point.correction
+        row = (
+            now / PICOSECOND,
+            1000.0 * self._conserved() / len(run.atoms),
+            run.atoms.get_temperature(),
+            float("nan") if correction is None else 1000.0 * correction,
+        )
+        self._rows.append(row)
+
+    def _conserved(self) -> float:
+        """Total energy, in eV; NaN where there is none."""
+        run = self.run
+        if self._energies is None:
+            return run.conserved if run.forces.has_energy else float("nan")
+        energy = self._energies.conservative(run.atoms).energy
+        assert energy is not None
+        return energy + float(run.atoms.get_kinetic_energy())
+
+    @property
+    def series(self) -> Array:
+        """Time (ps), conserved quantity (meV/atom), temperature (K) and RMS correction
+        (meV/Å) at the records, shape ``[4, n_records]``."""
+        return np.array(self._rows, dtype=float).reshape(-1, 4).T
+
+    @property
+    def n_steps(self) -> int:
+        """Inner steps that were taken."""
+        return self.run.nsteps * self.n_inner
+
+    def candidate(self) -> Candidate:
+        """What the run has shown so far, not judged yet."""
+        times, conserved, temperature, correction = self.series
+        late = slice(len(times) // 2, None)
+        has_energy = bool(np.isfinite(conserved).any())
+        drift = slope_with_error(times, conserved) if has_energy else UNKNOWN
+        late_drift = (
+            slope_with_error(times[late], conserved[late]) if has_energy else UNKNOWN
+        )
+        spread = _kinetic_spread(self.run, temperature)
+        has_correction = self.n_inner > 1 and len(times) > 0
+        return Candidate(
+            n_inner=self.n_inner,
+            outer_step_fs=self.run.dt / units.fs,
+            length_ps=self.run.get_time() / PICOSECOND,
+            failed=self.failed,
+            drift=drift,
+            late_drift=late_drift,
+            relative_drift=(drift[0] / spread, drift[1] / spread),
+            fluctuation=_fluctuation(times, conserved, drift[0]),
+            heating=slope_with_error(times, temperature),
+            correction=float(np.sqrt(np.mean(correction**2)))
+            if has_correction
+            else None,
+            growth=_growth(correction) if len(times) >= MIN_RECORDS else None,
+            ms_per_step=1000.0 * self.seconds / max(1, self.n_steps),
+        )
+
+
+def _kinetic_spread(run: RespaVelocityVerlet, temperature: Array) -> float:
+    """Standard deviation of the kinetic energy, in meV/atom; NaN for one record."""
+    if len(temperature) < 2:
+        return float("nan")
+    per_kelvin = 0.5 * units.kB * run.n_degrees / len(run.atoms)
+    return float(1000.0 * per_kelvin * temperature.std()) or float("nan")
+
+
+def _fluctuation(times: Array, conserved: Array, drift: float) -> float:
+    if len(times) < 2:
+        return float("nan")
+    return float((conserved - drift * (times - times.mean())).std())
+
+
+def _growth(correction: Array) -> Optional[float]:
+    part = len(correction) // 5
+    first = float(np.median(correction[:part]))
+    return float(np.median(correction[-part:])) / first if first > 0.0 else None
+
+
+# ---------------------------------------------------------------------------- the rule
+
+
+def judge(
+    candidate: Candidate,
+    conservative: Optional[Candidate],
+    tolerance: float = TOLERANCE,
+) -> str:
+    """The rule by which a number of inner steps is accepted.
+
+    It compares a run with that of the conservative force: the same start, the same
+    length. Differences count if they exceed two standard errors. Energy that has
+    changed by :data:`MAX_DRIFT` is a failure by itself.
+
+    :param candidate: the run.
+    :param conservative: the run with the conservative force alone; none if
+        ``candidate`` is that run.
+    :param tolerance: accepted difference in drift, in meV/atom/ps.
+    :return: ``good``; ``unclear`` if the run is too short to tell; otherwise the first
+        thing that is wrong: ``fails after ...``, ``drifts``, ``drift grows``,
+        ``correction grows``, ``heats``.
+    """
+    if candidate.failed is not None:
+        return f"fails after {candidate.length_ps:.2f} ps"
+    if abs(candidate.drift[0]) * candidate.length_ps > 1000.0 * MAX_DRIFT:
+        return "drifts"
+    if candidate.is_short:
+        return "unclear"
+    if conservative is None:
+        return "good" if candidate.drift[1] <= tolerance else "unclear"
+    drift, error = difference(candidate.drift, conservative.drift)
+    late, late_error = difference(candidate.late_drift, conservative.late_drift)
+    heating, heating_error = difference(candidate.heating, conservative.heating)
+    growth = candidate.growth
+    # Comparisons with an error that is not known (NaN) are false.
+    if abs(drift) > tolerance and abs(drift) > SIGMAS * error:
+        return "drifts"
+    if abs(late) > tolerance + SIGMAS * late_error:
+        return "drift grows"
+    if growth is not None and growth > MAX_GROWTH:
+        return "correction grows"
+    if heating > MIN_HEATING and heating > 2.0 * SIGMAS * heating_error:
+        return "heats"
+    return "good" if abs(drift) <= tolerance and error <= tolerance else "unclear"
+
+
+def judge_all(
+    candidates: Sequence[Candidate], tolerance: float = TOLERANCE
+) -> List[Candidate]:
+    """Candidates with their verdicts.
+
+    :param candidates: the first one is that of the conservative force alone.
+    :param tolerance: accepted difference in drift, in meV/atom/ps.
+    """
+    return [
+        replace(
+            each,
+            verdict=judge(each, candidates[0] if index else None, tolerance),
+        )
+        for index, each in enumerate(candidates)
+    ]
+
+
+def recommend(candidates: Sequence[Candidate]) -> Optional[int]:
+    """The largest number of inner steps up to which all are good.
+
+    :param candidates: judged, in rising order of inner steps, from 1.
+    :return: none if not even the first one is good.
+    """
+    best = None
+    for candidate in candidates:
+        if not candidate.is_good:
+            break
+        best = candidate.n_inner
+    return best
+
+
+def is_drifting(drift: Estimate, tolerance: float = TOLERANCE) -> bool:
+    """Whether energy changes by more than the tolerance, compared with nothing but its
+    conservation.
+
+    :param drift: in meV/atom/ps.
+    :param tolerance: accepted drift, in meV/atom/ps.
+    """
+    return abs(drift[0]) > tolerance + SIGMAS * drift[1]
+
+
+# -------------------------------------------------------------------------- the search
+
+
+def tune(
+    forces: ForceSource,
+    atoms: ase.Atoms,
+    *,
+    timestep: float,
+    temperature_K: float = 300.0,
+    tolerance: float = TOLERANCE,
+    seconds: float = 150.0,
+    seed: int = 0,
+    candidates: Sequence[int] = CANDIDATES,
+    progress: Progress = lambda task, share: None,
+) -> Tuning:
+    """Find out how many inner steps (M) a model tolerates on a structure.
+
+    The structure is equilibrated with the conservative force. All runs start from the
+    result, at constant energy, with rising numbers of inner steps, and are judged by
+    :func:`judge`. The second one that is bad ends the search. The best one is continued
+    while time is left.
+
+    :param forces: source of both forces.
+    :param atoms: structure; its velocities are replaced.
+    :param timestep: inner step, in ASE's unit of time.
+    :param temperature_K: temperature, in K.
+    :param tolerance: accepted difference in drift from that with one inner step, in
+        meV/atom/ps.
+    :param seconds: wall time to use.
+    :param seed: seed of the velocities.
+    :param candidates: numbers of inner steps in rising order, from 1.
+    :param progress: told how far it is.
+    :raises ValueError: if an argument makes no sense.
+    :raises MissingForceError: if there is no direct or no conservative force.
+    :raises RunFailedError: if the structure cannot be equilibrated.
+    """
+    check_positive(
+        timestep=timestep,
+        tolerance=tolerance,
+        seconds=seconds,
+        temperature_K=temperature_K,
+    )
+    begin = time.perf_counter()
+
+    def report(task: str, share: float = 0.0) -> None:
+        progress(task, (time.perf_counter() - begin) / seconds)
+
+    report("preparing the model")
+    forces.warm_up(atoms)
+    costs = _measure_costs(forces, atoms)
+    limit = max(1, round(0.1 * seconds / costs[1]))
+    length, before = min(EQUILIBRATION, limit * timestep), time.perf_counter()
+    start = equilibrate(
+        forces,
+        atoms,
+        timestep,
+        temperature_K=temperature_K,
+        seed=seed,
+        length=length,
+        progress=lambda share: report("equilibration"),
+    )
+    per_step = (time.perf_counter() - before) / max(1, round(length / timestep))
+    overhead = max(0.0, per_step - costs[1])
+    search = _Search(forces, timestep, tolerance, begin + seconds, report)
+    search.scan(start, candidates, (costs[0] + overhead, costs[1] + overhead))
+    search.confirm()
+    rows = search.candidates
+    return Tuning(rows, recommend(rows), 1000.0 * search.direct_seconds(costs[0]))
+
+
+def _measure_costs(forces: ForceSource, atoms: ase.Atoms) -> Tuple[float, float]:
+    """Seconds of a direct evaluation and of one of both forces."""
+    counted, moved = CountedForces(forces), atoms.copy()
+    for _ in range(3):
+        moved.positions = moved.positions + 1e-3
+        counted.direct(moved)
+        counted.both(moved)
+    return counted.direct_cost.mean, counted.conservative_cost.mean
+
+
+class _Search:
+    """Runs with more and more inner steps."""
+
+    def __init__(
+        self,
+        forces: ForceSource,
+        timestep: float,
+        tolerance: float,
+        deadline: float,
+        report: Callable[[str, float], None],
+    ) -> None:
+        self._forces, self._timestep = forces, timestep
+        self._tolerance, self._deadline = tolerance, deadline
+        self._report = report
+        self._runs: List[ConstantEnergyRun] = []
+        self._costs: List[CountedForces] = []
+
+    @property
+    def candidates(self) -> List[Candidate]:
+        """What the runs have shown, judged."""
+        return judge_all([run.candidate() for run in self._runs], self._tolerance)
+
+    def scan(
+        self, start: ase.Atoms, candidates: Sequence[int], costs: Tuple[float, float]
+    ) -> None:
+        """Run in rising order of inner steps, up to the second that is bad.
+
+        :param start: equilibrated structure.
+        :param candidates: numbers of inner steps.
+        :param costs: seconds of a step with the direct force and with both.
+        """
+        speeds = [
+            self._timestep * n / ((n - 1) * costs[0] + costs[1]) for n in candidates
+        ]
+        length = _length(speeds, self._deadline - time.perf_counter())
+        for n_inner in candidates:
+            counted = CountedForces(self._forces)
+            run = ConstantEnergyRun(start, self._timestep, counted, n_inner)
+            run.advance(length, self._deadline, partial(self._report, f"M = {n_inner}"))
+            out_of_time = run.failed is None and run.run.get_time() < 0.5 * length
+            if self._runs and out_of_time:
+                break
+            self._runs.append(run)
+            self._costs.append(counted)
+            n_bad = sum(candidate.is_bad for candidate in self.candidates)
+            if n_bad == 2 or (n_bad and n_inner == 1):
+                break
+
+    def confirm(self) -> None:
+        """Continue the best candidate while time is left, and the next best if it turns
+        out bad."""
+        best = recommend(self.candidates)
+        while best is not None and best > 1:
+            run = next(run for run in self._runs if run.n_inner == best)
+            speed = run.run.get_time() / run.seconds
+            left = speed * (self._deadline - time.perf_counter())
+            if left < 0.2 * run.run.get_time():
+                return
+            run.advance(left, self._deadline, partial(self._report, f"M = {best}"))
+            after = recommend(self.candidates)
+            if after == best:
+                return
+            best = after
+
+    def direct_seconds(self, measured: float) -> float:
+        """Wall time of a step with the direct force alone.
+
+        :param measured: of one evaluation, where no run has made any.
+        """
+        costs = [each.direct_cost for each in self._costs if each.direct_cost.calls]
+        n_calls = sum(cost.calls for cost in costs)
+        model = sum(cost.seconds for cost in costs) / n_calls if n_calls else measured
+        return model + float(np.median(self._overheads()))
+
+    def _overheads(self) -> List[float]:
+        """Seconds of an inner step that each run spent outside the model."""
+        return [
+            max(
+                0.0,
+                run.seconds - cost.direct_cost.seconds - cost.conservative_cost.seconds,
+            )
+            / max(1, run.n_steps)
+            for run, cost in zip(self._runs, self._costs, strict=True)
+        ]
+
+
+def _length(speeds: Sequence[float], seconds: float) -> float:
+    """Simulated time for each candidate, in ASE's unit of time.
+
+    :param speeds: simulated time in a second of wall time, of each candidate.
+    :param seconds: wall time for all of them.
+    """
+    wanted = MIN_LENGTH_PS * PICOSECOND
+
+    def affordable(n_candidates: int) -> float:
+        return seconds / math.fsum(1.0 / speed for speed in speeds[:n_candidates])
+
+    if SCAN_SHARE * affordable(len(speeds)) >= wanted:
+        return SCAN_SHARE * affordable(len(speeds))
+    # Shorter runs decide nothing: rather leave out the largest, which mostly fail
+    # early.
+    return max(affordable(len(speeds)), min(wanted, affordable(2)))

@@ -1,0 +1,193 @@
+"""The result of a search for the number of inner steps: table, advice and plot."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, List, Mapping, Tuple
+
+from .statistics import Estimate
+from .tuning import MIN_LENGTH_PS, TOLERANCE, Candidate, Tuning, is_drifting
+
+
+TABLE, PLOT = "tune.json", "tune.png"
+
+GOOD, UNCLEAR, BAD = "#2166ac", "#8c8c8c", "#b2182b"
+
+HEADER = (
+    "M",
+    "outer (fs)",
+    "length (ps)",
+    "drift (meV/atom/ps)",
+    "drift/std(Ekin) (1/ps)",
+    "RMS (meV/atom)",
+    "dT/dt (K/ps)",
+    "ms/step",
+    "x M=1",
+    "x direct",
+    "f_C-f_D (meV/Å)",
+    "verdict",
+)
+
+
+def table(result: Tuning) -> str:
+    """The candidates, one a line.
+
+    :param result: of :func:`~dualforce.md.tuning.tune`.
+    """
+    rows = [HEADER, *(_row(each, result) for each in result.candidates)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def _row(candidate: Candidate, result: Tuning) -> Tuple[str, ...]:
+    milliseconds = candidate.ms_per_step
+    return (
+        f"{candidate.n_inner}",
+        f"{candidate.outer_step_fs:g}",
+        f"{candidate.length_ps:.2f}",
+        _estimate(candidate.drift, 2),
+        _estimate(candidate.relative_drift, 3),
+        f"{candidate.fluctuation:.3f}",
+        _estimate(candidate.heating, 0),
+        f"{milliseconds:.2f}",
+        f"{result.candidates[0].ms_per_step / milliseconds:.2f}",
+        f"{result.direct_ms_per_step / milliseconds:.2f}",
+        "" if candidate.correction is None else f"{candidate.correction:.0f}",
+        candidate.verdict,
+    )
+
+
+def _estimate(estimate: Estimate, digits: int) -> str:
+    value, error = estimate
+    known = f"{error:.{digits}f}" if error == error else "?"
+    return f"{value:.{digits}f} ± {known}"
+
+
+def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
+    """What to do, in a sentence or two.
+
+    :param result: of :func:`~dualforce.md.tuning.tune`.
+    :param tolerance: accepted difference in drift, in meV/atom/ps.
+    """
+    first, best = result.candidates[0], result.recommended
+    lines: List[str] = []
+    if best is not None:
+        lines.append(
+            f"Use M = {best} (--inner {best}): the largest whose drift is within "
+            f"{tolerance:g} meV/atom/ps of that of M = 1."
+        )
+    elif first.is_bad:
+        lines.append(
+            "Even the conservative force alone (M = 1) fails: use a shorter "
+            "--timestep, or a better model."
+        )
+    else:
+        problem = (
+            f"shorter than {MIN_LENGTH_PS:g} ps, which decides nothing"
+            if first.is_short
+            else f"too short to know its drift to {tolerance:g} meV/atom/ps"
+        )
+        lines.append(
+            "Nothing can be recommended: the run with the conservative force alone "
+            f"(M = 1, {first.length_ps:.2g} ps) is {problem}. Give more --minutes: "
+            "each ps of it takes "
+            f"{first.ms_per_step / first.outer_step_fs / 60.0:.2g} minutes."
+        )
+    if is_drifting(first.drift, tolerance):
+        lines.append(
+            f"The conservative force itself drifts by {first.drift[0]:.2g} "
+            "meV/atom/ps: the timestep is too long for this model."
+        )
+    undecided = [
+        each.n_inner
+        for each in result.candidates[1:]
+        if each.verdict == "unclear" and each.n_inner > (best or 1)
+    ]
+    if best is not None and undecided:
+        lines.append(
+            f"Not decided: M = {', '.join(map(str, undecided))}; longer runs (more "
+            "--minutes) would tell."
+        )
+    return "\n".join(lines)
+
+
+def write(
+    result: Tuning, folder: Path, settings: Mapping[str, object]
+) -> Tuple[Path, Path]:
+    """Write table and plot into a folder, which is made if it does not exist.
+
+    :param result: of :func:`~dualforce.md.tuning.tune`.
+    :param folder: where to write.
+    :param settings: of the runs, for the file.
+    :return: paths of ``tune.json`` and ``tune.png``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": dict(settings)} | dataclasses.asdict(result)
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    (folder / TABLE).write_text(text + "\n", encoding="utf-8")
+    _plot(result, folder / PLOT)
+    return folder / TABLE, folder / PLOT
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON does not have as ``null``."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def _plot(result: Tuning, path: Path) -> None:
+    """Drift and speed against the number of inner steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = result.candidates
+    for row in rows:
+        _draw_drift(left, row)
+    left.axhline(rows[0].drift[0], color="gray", lw=0.8, zorder=0)
+    left.set(ylabel="drift of the conserved quantity\n(meV/atom/ps)", yscale="symlog")
+    first = rows[0].ms_per_step
+    right.plot(
+        [row.n_inner for row in rows],
+        [first / row.ms_per_step for row in rows],
+        "o-",
+        color="black",
+    )
+    direct = first / result.direct_ms_per_step
+    right.axhline(direct, color="gray", ls="--", label="direct force alone")
+    right.set(ylabel="speed relative to M = 1", ylim=(0.0, None))
+    right.legend(loc="lower right", frameon=False)
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([row.n_inner for row in rows])
+        axes.set_xticklabels([str(row.n_inner) for row in rows])
+        axes.set_xlabel("inner steps M")
+        if result.recommended is not None:
+            axes.axvline(result.recommended, color=GOOD, lw=6.0, alpha=0.15)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_drift(axes: Any, row: Candidate) -> None:
+    color = GOOD if row.is_good else BAD if row.is_bad else UNCLEAR
+    value, error = row.drift
+    bar = error if error == error else None
+    axes.errorbar(row.n_inner, value, bar, fmt="o", color=color)
+    if not row.is_good:
+        axes.annotate(
+            row.verdict,
+            (row.n_inner, value),
+            xytext=(-6, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=color,
+        )

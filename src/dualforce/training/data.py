@@ -1,0 +1,349 @@
+"""Frames and batches as plain tensors.
+
+Everything that does not change from step to step happens once: reading labels,
+neighbour lists, baselines and scales. A step then only joins tensors.
+"""
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import vesin
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+from metatomic.torch import System
+from metatrain.utils.data import TargetInfo
+from torch import Tensor
+from tqdm import tqdm
+
+from ..nn import Graph
+from .model import DualForce
+from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
+
+
+COINCIDENT = 1e-3
+"""Atoms closer than this, in the length unit, are taken for duplicates."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A structure with its neighbours and labels, in double precision.
+
+    ``labels`` holds, by name: energies ``[1, n_properties]``, conservative forces
+    (``<energy>_positions_gradients``, with the sign of forces) ``[n_atoms, 3, 1]``,
+    virials (``<energy>_strain_gradients``) ``[1, 3, 3, 1]``, direct forces ``[n_atoms,
+    3, 1]`` and direct stresses times the volume ``[1, 3, 3, 1]``. Labels the data do
+    not have are absent.
+    """
+
+    name: str
+    types: Tensor
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    centers: Tensor
+    neighbors: Tensor
+    shifts: Tensor
+    labels: Dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several frames.
+
+    :param graph: the structures as one graph.
+    :param n_atoms: atoms of each structure, shape ``[n_systems]``.
+    :param labels: labels of those frames that have them, joined.
+    :param rows: for each label, the atoms or structures it belongs to; absent where
+        all have one.
+    """
+
+    graph: Graph
+    n_atoms: Tensor
+    labels: Dict[str, Tensor]
+    rows: Dict[str, Tensor]
+
+
+# ------------------------------------------------------------------- neighbour lists
+
+
+def _as_atoms(system: System) -> Atoms:
+    return Atoms(
+        numbers=system.types.numpy(),
+        positions=system.positions.detach().numpy(),
+        cell=system.cell.detach().numpy(),
+        pbc=system.pbc.numpy(),
+    )
+
+
+def neighbors_of(atoms: Atoms, cutoff: float) -> Tuple[Any, Any, Any, Any]:
+    """Centers, neighbours, shifts and distances of all pairs within the cutoff, sorted
+    by center."""
+    periodic = atoms.pbc
+    # vesin knows no mixed boundary conditions
+    find = vesin.ase_neighbor_list if periodic.all() or not periodic.any() else None
+    i, j, shifts, d = (find or neighbor_list)("ijSd", atoms, cutoff)
+    order = np.argsort(i, kind="stable")
+    return i[order], j[order], shifts[order], d[order]
+
+
+def _check_distances(name: str, i: Any, j: Any, distances: Any) -> None:
+    if len(distances) and distances.min() < COINCIDENT:
+        pair = int(distances.argmin())
+        raise ValueError(
+            f"{name}: atoms {i[pair]} and {j[pair]} (counted from 0) are at the same "
+            f"place, {distances[pair]:.1e} apart; remove the duplicate"
+        )
+
+
+# ------------------------------------------------------------------------ labels
+
+
+def _finite(name: str, target: str, values: Tensor) -> Optional[Tensor]:
+    """The label, or None where it is missing (all NaN)."""
+    if torch.isnan(values).all():
+        return None
+    if not torch.isfinite(values).all():
+        bad = torch.nonzero(~torch.isfinite(values))[0].tolist()
+        raise ValueError(
+            f"{name}: the label '{target}' is NaN or infinite at index {bad}; correct "
+            "the frame or remove it (a label that is NaN throughout counts as missing)"
+        )
+    return values
+
+
+def _read_labels(
+    sample: Any, name: str, targets: Dict[str, TargetInfo]
+) -> Dict[str, Tensor]:
+    labels: Dict[str, Optional[Tensor]] = {}
+    for target in targets:
+        block = sample[target].block() if target in sample._fields else None
+        if block is None:
+            continue
+        labels[target] = _finite(name, target, block.values)
+        for gradient, suffix, sign in (
+            ("positions", FORCES_GRADIENT, -1.0),
+            ("strain", VIRIAL_GRADIENT, 1.0),
+        ):
+            if gradient in block.gradients_list():
+                values = sign * block.gradient(gradient).values
+                labels[target + suffix] = _finite(name, target + suffix, values)
+    return {key: values for key, values in labels.items() if values is not None}
+
+
+def _derive_direct_labels(
+    labels: Dict[str, Tensor], model: DualForce, cell: Tensor
+) -> None:
+    """Labels of direct targets, from those of energies; stresses times the volume."""
+    for name, kind in model.kinds.items():
+        if kind == "stress" and name in labels:
+            labels[name] = labels[name] * torch.abs(torch.det(cell))
+    for energy in model.energies:
+        sources = {energy.force: FORCES_GRADIENT, energy.stress: VIRIAL_GRADIENT}
+        for direct, suffix in sources.items():
+            if direct in energy.derived and energy.name + suffix in labels:
+                labels[direct] = labels[energy.name + suffix]
+
+
+def make_frame(sample: Any, name: str, model: DualForce, cutoff: float) -> Frame:
+    """Convert one sample of a metatrain data set.
+
+    :param sample: the sample.
+    :param name: what to call the frame in messages.
+    :param model: the model, which knows the targets.
+    :param cutoff: cutoff of the neighbour list.
+    :raises ValueError: if atoms coincide or a label is not finite.
+    """
+    system: System = sample["system"]
+    i, j, shifts, distances = neighbors_of(_as_atoms(system), cutoff)
+    _check_distances(name, i, j, distances)
+    labels = _read_labels(sample, name, model.targets)
+    _derive_direct_labels(labels, model, system.cell)
+    return Frame(
+        name=name,
+        types=system.types.to(torch.long),
+        positions=system.positions.detach(),
+        cell=system.cell.detach(),
+        pbc=system.pbc,
+        centers=torch.from_numpy(i.astype(np.int64)),
+        neighbors=torch.from_numpy(j.astype(np.int64)),
+        shifts=torch.from_numpy(shifts.astype(np.float64)),
+        labels=labels,
+    )
+
+
+def _origin(dataset: Any) -> Tuple[str, List[int]]:
+    """File of a data set, as far as it is known, and the frames taken from it."""
+    indices = list(range(len(dataset)))
+    while hasattr(dataset, "indices"):
+        indices = [dataset.indices[index] for index in indices]
+        dataset = dataset.dataset
+    return str(getattr(dataset, "read_from", "")), indices
+
+
+def make_frames(
+    datasets: Sequence[Any], split: str, model: DualForce, show_progress: bool
+) -> List[Frame]:
+    """Convert metatrain data sets.
+
+    :param datasets: data sets, possibly subsets.
+    :param split: name of the split, for messages.
+    :param model: the model, which knows targets and cutoff.
+    :param show_progress: show a bar.
+    :raises ValueError: if the split is empty or a frame is unusable.
+    """
+    cutoff = model.requested_neighbor_lists()[0].cutoff
+    frames = []
+    total = sum(len(dataset) for dataset in datasets)
+    if total == 0:
+        raise ValueError(
+            f"the {split} set is empty; give it frames or a larger share of them"
+        )
+    bar = tqdm(
+        total=total, desc=f"{split} frames", disable=not show_progress, delay=5.0
+    )
+    for number, dataset in enumerate(datasets):
+        file, indices = _origin(dataset)
+        where = f"{split} set" + (f" {number}" if len(datasets) > 1 else "")
+        where += f", file '{file}'" if file else ""
+        for row, index in enumerate(indices):
+            name = f"{where}, frame {index} (counted from 0)"
+            frames.append(make_frame(dataset[row], name, model, cutoff))
+            bar.update()
+    bar.close()
+    labelled = [frame for frame in frames if frame.labels]
+    if not labelled:
+        raise ValueError(f"no frame of the {split} set has a label")
+    return labelled
+
+
+def drop_extreme_frames(
+    frames: List[Frame], max_force: float, split: str, kinds: Dict[str, str]
+) -> List[Frame]:
+    """Leave out frames with very large forces, and say so.
+
+    :param frames: frames with labels in physical units.
+    :param max_force: largest force on an atom.
+    :param split: name of the split, for messages.
+    :param kinds: kinds of the targets, see :func:`.targets.target_kind`.
+    :raises ValueError: if no frame is left.
+    """
+    kept: List[Tuple[Frame, float]] = []
+    dropped: List[Tuple[Frame, float]] = []
+    for frame in frames:
+        forces = [
+            values
+            for name, values in frame.labels.items()
+            if name.endswith(FORCES_GRADIENT) or kinds.get(name) == "force"
+        ]
+        largest = max(
+            (float(values.norm(dim=1).max()) for values in forces if len(frame)),
+            default=0.0,
+        )
+        (dropped if largest > max_force else kept).append((frame, largest))
+    for frame, largest in dropped:
+        logging.warning(
+            f"{frame.name}: a force of {largest:.3g} exceeds `max_force` "
+            f"({max_force:g}); the frame is left out"
+        )
+    if not kept:
+        raise ValueError(
+            f"every frame of the {split} set has a force above `max_force` "
+            f"({max_force:g}); check the units or raise the bound"
+        )
+    return [frame for frame, _ in kept]
+
+
+def count_labels(frames: List[Frame]) -> Dict[str, int]:
+    """Number of frames that have each label."""
+    counts: Dict[str, int] = {}
+    for frame in frames:
+        for name in frame.labels:
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+# ------------------------------------------------------------------------ batches
+
+
+def rotate(frame: Frame, rotation: Tensor) -> Frame:
+    """A frame and its labels, rotated.
+
+    :param frame: the frame.
+    :param rotation: orthogonal matrix, shape ``[3, 3]``; vectors become ``v @
+        rotation.T``.
+    """
+    labels = {}
+    for name, values in frame.labels.items():
+        if values.dim() == 3 and values.shape[1] == 3:
+            values = torch.einsum("ab,nbp->nap", rotation, values)
+        elif values.dim() == 4:
+            values = torch.einsum("ab,nbcp,dc->nadp", rotation, values, rotation)
+        labels[name] = values
+    return replace(
+        frame,
+        positions=frame.positions @ rotation.T,
+        cell=frame.cell @ rotation.T,
+        labels=labels,
+    )
+
+
+def _join_labels(
+    frames: List[Frame], per_atom: Collection[str], dtype: torch.dtype
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    labels: Dict[str, Tensor] = {}
+    rows: Dict[str, Tensor] = {}
+    names = list(dict.fromkeys(name for frame in frames for name in frame.labels))
+    for name in names:
+        present = [name in frame.labels for frame in frames]
+        labels[name] = torch.cat(
+            [frame.labels[name] for frame in frames if name in frame.labels]
+        ).to(dtype)
+        if not all(present):
+            lengths = [len(f) if name in per_atom else 1 for f in frames]
+            mask = torch.repeat_interleave(torch.tensor(present), torch.tensor(lengths))
+            rows[name] = torch.nonzero(mask).reshape(-1)
+    return labels, rows
+
+
+def collate(
+    frames: List[Frame],
+    per_atom: Collection[str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Batch:
+    """Join frames.
+
+    :param frames: at least one frame.
+    :param per_atom: labels with one row for each atom.
+    :param dtype: precision of the network.
+    :param device: device of the network.
+    """
+    n_atoms = torch.tensor([len(frame) for frame in frames])
+    offsets = (torch.cumsum(n_atoms, 0) - n_atoms).tolist()
+    graph = Graph(
+        types=torch.cat([frame.types for frame in frames]),
+        positions=torch.cat([frame.positions for frame in frames]).to(dtype),
+        cells=torch.stack([frame.cell for frame in frames]).to(dtype),
+        pbc=torch.stack([frame.pbc for frame in frames]),
+        system=torch.repeat_interleave(torch.arange(len(frames)), n_atoms),
+        centers=torch.cat(
+            [f.centers + o for f, o in zip(frames, offsets, strict=True)]
+        ),
+        neighbors=torch.cat(
+            [f.neighbors + o for f, o in zip(frames, offsets, strict=True)]
+        ),
+        shifts=torch.cat([frame.shifts for frame in frames]).to(dtype),
+    )
+    labels, rows = _join_labels(frames, per_atom, dtype)
+    return Batch(
+        graph=Graph(*(tensor.to(device) for tensor in graph)),
+        n_atoms=n_atoms.to(device),
+        labels={name: values.to(device) for name, values in labels.items()},
+        rows={name: indices.to(device) for name, indices in rows.items()},
+    )

@@ -1,0 +1,560 @@
+"""The trainer: stages that mix direct and conservative training."""
+
+import copy
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple, Union
+
+import torch
+from metatrain.utils.abc import ModelInterface, TrainerInterface
+from metatrain.utils.data import Dataset
+from metatrain.utils.io import check_file_extension
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from ..nn import Backbone
+from . import symmetry, upgrades
+from .data import (
+    Frame,
+    collate,
+    count_labels,
+    drop_extreme_frames,
+    make_frames,
+    rotate,
+)
+from .distributed import Processes, start_processes
+from .epoch_log import EpochReport, ErrorSums
+from .finetuning import (
+    DIRECT_KINDS,
+    freeze_all_but_direct_heads,
+    read_direct_from,
+)
+from .fitting import (
+    fit_calibration,
+    make_terms,
+    to_raw_units,
+    weight_in_stage,
+)
+from .loss import Term, errors, predict
+from .model import DualForce
+from .optimizer import make_optimizer
+from .options import TrainerHypers
+from .reading import forget_files
+from .stages import (
+    Stage,
+    check_ranges,
+    conservative_count,
+    learning_rate_factor,
+    make_stages,
+)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a restart needs besides weights and optimiser."""
+
+    stage: int = 0
+    epoch: int = -1
+    """Last finished epoch of the run."""
+    epochs_in_stage: int = 0
+    steps_in_stage: int = 0
+    frames_in_stage: int = 0
+    seconds_in_stage: float = 0.0
+    seed: Optional[int] = None
+    best_metric: float = float("inf")
+    best_epoch: Optional[int] = None
+
+
+class Trainer(TrainerInterface[TrainerHypers]):
+    """Trains :class:`dualforce.training.model.DualForce`.
+
+    :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
+    """
+
+    __checkpoint_version__ = 2
+
+    after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
+    """Called in the main process at the end of a training. Layers above, which this one
+    must not know, add what they have to do."""
+
+    model: DualForce
+    processes: Processes
+    terms: List[Term]
+    train_frames: List[Frame]
+    val_frames: List[Frame]
+
+    def __init__(self, hypers: TrainerHypers) -> None:
+        super().__init__(hypers)
+        self.progress = Progress()
+        self.optimizer_state: Optional[Dict[str, Any]] = None
+        self.average_state: Optional[Dict[str, Any]] = None
+        self.best_state: Optional[Dict[str, Any]] = None
+
+    @property
+    def epoch(self) -> int:
+        """Last finished epoch, counted from 0."""
+        return self.progress.epoch
+
+    # ------------------------------------------------------------------------ a run
+
+    def train(
+        self,
+        model: ModelInterface,
+        dtype: torch.dtype,
+        devices: List[torch.device],
+        train_datasets: List[Union[Dataset, Subset[Any]]],
+        val_datasets: List[Union[Dataset, Subset[Any]]],
+        checkpoint_dir: str,
+    ) -> None:
+        """Train a model; see :class:`metatrain.utils.abc.TrainerInterface`.
+
+        :raises ValueError: if frames, labels or options are unusable.
+        """
+        if not isinstance(model, DualForce):
+            raise ValueError(
+                f"the dualforce trainer cannot train a {type(model).__name__} model"
+            )
+        check_ranges(self.hypers)
+        # Wrong options are to be found before the data are read.
+        make_stages(self.hypers, model.hypers)
+        self.model = model
+        self.checkpoint_path = Path(checkpoint_dir) / "checkpoint.ckpt"
+        self.processes = start_processes(self.hypers, devices)
+        logging.info(
+            f"Training with {self.processes.size} process(es) on "
+            f"{self.processes.device}, {dtype}"
+        )
+        try:
+            self._run(dtype, train_datasets, val_datasets)
+        finally:
+            self.processes.close()
+        if self.processes.rank == 0:
+            for act in self.after_training:
+                act(self)
+
+    def best_model(self) -> DualForce:
+        """The model that will be exported."""
+        return DualForce.load_checkpoint(self._checkpoint(self.model), "export")
+
+    def _run(
+        self,
+        dtype: torch.dtype,
+        train_datasets: List[Any],
+        val_datasets: List[Any],
+    ) -> None:
+        if self.progress.seed is None:
+            seed = torch.initial_seed() % 2**52
+            self.progress.seed = int(self.processes.agree(float(seed)))
+        if self.only_direct_heads:
+            freeze_all_but_direct_heads(self.model)
+            if (layer := self.hypers["finetune"].get("direct_layers")) is not None:
+                read_direct_from(self.model, layer)
+            # The energy is to stay as it is, to the last bit.
+            dtype = self.model.network_dtype()
+        self._load_frames(train_datasets, val_datasets)
+        forget_files()
+        self.model.network_to(self.processes.device, dtype)
+        self.report = EpochReport(self.terms, self.model)
+        stages = self._make_stages()
+        for index in range(self.progress.stage, len(stages)):
+            if index > self.progress.stage:
+                self._enter_stage(index)
+            self._run_stage(stages[index], f"{index + 1}/{len(stages)}")
+
+    def _load_frames(self, train_datasets: List[Any], val_datasets: List[Any]) -> None:
+        model, is_main = self.model, self.processes.rank == 0
+        train = make_frames(train_datasets, "training", model, is_main)
+        train = drop_extreme_frames(
+            train, self.hypers["max_force"], "training", model.kinds
+        )
+        val = make_frames(val_datasets, "validation", model, is_main)
+        fit_calibration(
+            model, train, self.hypers["atomic_baseline"], self.hypers["scale_targets"]
+        )
+        self.train_frames = to_raw_units(model, train)
+        self.val_frames = to_raw_units(model, val)
+        terms = make_terms(model, self.train_frames, self.hypers)
+        if self.only_direct_heads:
+            terms = [t for t in terms if model.kinds[t.target] in DIRECT_KINDS]
+        self.terms = terms
+        for split, frames in (("Training", train), ("Validation", val)):
+            counts = sorted(count_labels(frames).items())
+            listed = ", ".join(f"{name}: {number}" for name, number in counts)
+            logging.info(f"{split} set: {len(frames)} frames; labels {listed}")
+
+    def _make_stages(self) -> List[Stage]:
+        n_atoms = sum(len(frame) for frame in self.train_frames)
+        per_batch = self.hypers["batch_size"] * n_atoms / len(self.train_frames)
+        stages = make_stages(self.hypers, self.model.hypers, per_batch)
+        if any(term.conservative for term in self.terms):
+            shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
+            logging.info(f"Frames with backpropagated forces: {shares}")
+        rates = ", ".join(f"{stage.learning_rate:g}" for stage in stages)
+        logging.info(f"Highest learning rate: {rates}")
+        return stages
+
+    # --------------------------------------------------------------------- a stage
+
+    def _enter_stage(self, index: int) -> None:
+        """Go on from the best model of the stage before, with a new optimiser."""
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+        self.optimizer_state = None
+        self.average_state = None
+        self.progress = Progress(
+            stage=index, epoch=self.progress.epoch, seed=self.progress.seed
+        )
+
+    def _run_stage(self, stage: Stage, position: str) -> None:
+        terms = [weight_in_stage(term, stage, self.model) for term in self.terms]
+        terms = [term for term in terms if term.weight > 0.0]
+        self.optimizer = make_optimizer(
+            self._trained_parameters(),
+            stage.learning_rate,
+            self.hypers["weight_decay"],
+        )
+        self.average = AveragedModel(
+            self.model.backbone,
+            multi_avg_fn=get_ema_multi_avg_fn(self.hypers["ema_decay"]),
+        )
+        if self.optimizer_state is not None:
+            self.optimizer.load_state_dict(self.optimizer_state)
+        if self.average_state is not None:
+            self.average.load_state_dict(self.average_state)
+        self._stage_start = time.monotonic() - self.progress.seconds_in_stage
+        while self._share_done(stage) < 1.0:
+            train_loss = self._train_epoch(stage, terms)
+            self.progress.epoch += 1
+            self.progress.epochs_in_stage += 1
+            self._finish_epoch(stage, terms, position, train_loss)
+        self.progress.seconds_in_stage = self._seconds()
+
+    @property
+    def only_direct_heads(self) -> bool:
+        """Whether everything but heads of direct targets is frozen."""
+        return self.hypers["finetune"].get("train") == "direct_head"
+
+    def _trained_parameters(self) -> List[nn.Parameter]:
+        return [p for p in self.model.backbone.parameters() if p.requires_grad]
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        frames_per_step = self.hypers["batch_size"] * self.processes.size
+        return -(-len(self.train_frames) // frames_per_step)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._stage_start
+
+    def _share_done(self, stage: Stage) -> float:
+        seconds = 0.0
+        if stage.max_minutes is not None:
+            seconds = self.processes.agree(self._seconds())
+        return stage.progress(
+            self.progress.steps_in_stage, self._steps_per_epoch, seconds
+        )
+
+    # --------------------------------------------------------------------- an epoch
+
+    def _train_epoch(self, stage: Stage, terms: List[Term]) -> float:
+        """One pass through the data, or until the time is up.
+
+        :return: mean loss of the steps taken.
+        """
+        seed = int(self.progress.seed or 0) * 1_000_003 + self.progress.epoch + 1
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        order = torch.randperm(len(self.train_frames), generator=generator).tolist()
+        size = self.hypers["batch_size"] * self.processes.size
+        total, steps = torch.zeros(1, device=self.processes.device), 0
+        self.model.train()
+        starts = range(0, len(order), size)
+        show = self.processes.rank == 0 and sys.stderr.isatty()
+        for start in tqdm(starts, desc=stage.name, leave=False, disable=not show):
+            share_done = self._share_done(stage)
+            if share_done >= 1.0:
+                break
+            rate = learning_rate_factor(share_done, self.hypers["warmup_fraction"])
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * stage.learning_rate
+            frames = [self.train_frames[i] for i in order[start : start + size]]
+            total += self._step(self._augment(frames, generator), stage, terms)
+            self.progress.steps_in_stage += 1
+            self.progress.frames_in_stage += len(frames)
+            steps += 1
+        return float(total) / max(1, steps)
+
+    def _augment(self, frames: List[Frame], generator: torch.Generator) -> List[Frame]:
+        if self.model.backbone.equivariant or not self.hypers["augmentation"]:
+            return frames
+        out = []
+        for frame in frames:
+            noise = torch.randn(3, 3, dtype=torch.float64, generator=generator)
+            q, r = torch.linalg.qr(noise)
+            out.append(rotate(frame, q * torch.sign(torch.diagonal(r))))
+        return out
+
+    def _step(self, frames: List[Frame], stage: Stage, terms: List[Term]) -> Tensor:
+        """One step of the optimiser.
+
+        :param frames: frames of the batch, of all processes.
+        :return: loss of the batch.
+        """
+        fraction = stage.conservative_fraction
+        labels = {term.name for term in terms if term.conservative}
+        frames = sorted(frames, key=lambda frame: labels.isdisjoint(frame.labels))
+        count = conservative_count(self.progress.frames_in_stage, len(frames), fraction)
+        compensation = 1.0
+        if fraction > 0.0:
+            compensation = max(1.0, 1.0 / (fraction * len(frames)))
+
+        self.optimizer.zero_grad()
+        total = torch.zeros(1, device=self.processes.device)
+        for part, conservative in ((frames[:count], True), (frames[count:], False)):
+            mine = self.processes.share(part, from_last=not conservative)
+            if not mine:
+                continue
+            chosen = [term for term in terms if conservative or not term.conservative]
+            loss = self._loss(mine, frames, frames[:count], chosen, compensation)
+            if loss.requires_grad:
+                loss.backward()
+            total += loss.detach()
+        if (
+            stage.jacobian_symmetry
+            and self.progress.steps_in_stage % symmetry.INTERVAL == 0
+        ):
+            total += self._penalize_asymmetry(frames[-1], terms, stage)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._sum_gradients(), self.hypers["grad_clip_norm"]
+        )
+        self.processes.sum_([total])
+        if not torch.isfinite(norm + total):
+            names = "; ".join(frame.name for frame in frames)
+            raise ValueError(
+                "the loss or its gradient is not finite in step "
+                f"{self.progress.steps_in_stage} of stage '{stage.name}' ({names}). "
+                "Lower the learning rate or look at these frames; the last checkpoint "
+                f"is {self.checkpoint_path}"
+            )
+        self.optimizer.step()
+        self.average.update_parameters(self.model.backbone)
+        return total
+
+    def _penalize_asymmetry(
+        self, frame: Frame, terms: List[Term], stage: Stage
+    ) -> Tensor:
+        """Add gradients of the penalty on the curl of direct forces.
+
+        :return: its value on this process.
+        """
+        total = torch.zeros(1, device=self.processes.device)
+        seed = int(self.progress.seed or 0) + self.progress.steps_in_stage
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        direction = torch.randn(
+            frame.positions.shape, dtype=torch.float64, generator=generator
+        )
+        weight = symmetry.INTERVAL * stage.jacobian_symmetry
+        for mine in self.processes.share([frame], from_last=True):
+            for term in terms:
+                if self.model.kinds.get(term.name) != "force":
+                    continue
+                penalty = symmetry.asymmetry_penalty(
+                    self.model.backbone, mine, term.name, direction
+                )
+                loss = weight * term.weight * penalty / term.spread**2
+                loss.backward()
+                total += loss.detach()
+        return total
+
+    def _sum_gradients(self) -> List[nn.Parameter]:
+        """Sum gradients over processes.
+
+        :return: all trained parameters; those that no frame touched have a gradient of
+            zero, so that every process takes the same step, and one process the step
+            of several.
+        """
+        parameters = self._trained_parameters()
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.processes.sum_(p.grad for p in parameters if p.grad is not None)
+        return parameters
+
+    def _loss(
+        self,
+        mine: List[Frame],
+        frames: List[Frame],
+        conservative_frames: List[Frame],
+        terms: List[Term],
+        compensation: float,
+    ) -> Tensor:
+        """Share of the loss of a batch that some of its frames contribute.
+
+        :param mine: the frames to evaluate.
+        :param frames: all frames of the batch, of all processes.
+        :param conservative_frames: those matched by backpropagation.
+        :param terms: terms to evaluate.
+        :param compensation: factor on conservative terms.
+        """
+        predictions, batch = self._predict(self.model.backbone, mine, terms, True)
+        total = torch.zeros(1, device=self.processes.device)
+        for term in terms:
+            if term.name not in batch.labels:
+                continue
+            pool = conservative_frames if term.conservative else frames
+            elements = sum(
+                frame.labels[term.name].numel()
+                for frame in pool
+                if term.name in frame.labels
+            )
+            difference = errors(term, predictions, batch) / term.spread
+            weight = term.weight * (compensation if term.conservative else 1.0)
+            total = total + weight * term.penalty(difference) / elements
+        return total
+
+    def _predict(
+        self,
+        backbone: Backbone,
+        frames: List[Frame],
+        terms: List[Term],
+        training: bool,
+    ) -> Tuple[Dict[str, Tensor], Any]:
+        per_atom = self.model.per_atom()
+        reference = backbone.dtype_reference
+        assert isinstance(reference, Tensor)
+        batch = collate(frames, per_atom, reference.dtype, self.processes.device)
+        wanted = [term for term in terms if term.name in batch.labels]
+        names = list(dict.fromkeys(term.target for term in wanted))
+        differentiated = {term.target for term in wanted if term.conservative}
+        energies = [e for e in self.model.energies if e.name in differentiated]
+        predictions = predict(backbone, batch, names, per_atom, energies, training)
+        return predictions, batch
+
+    # ------------------------------------------------------------------- validation
+
+    def _validate(self, terms: List[Term]) -> ErrorSums:
+        """Errors of the averaged weights on the validation set."""
+        backbone = self.average.module
+        assert isinstance(backbone, Backbone)
+        backbone.eval()
+        sums = ErrorSums(self.terms)
+        mine = self.processes.share(self.val_frames)
+        suspects: List[str] = []
+        size = self.hypers["batch_size"]
+        for start in range(0, len(mine), size):
+            frames = mine[start : start + size]
+            differentiate = any(term.conservative for term in self.terms)
+            with torch.set_grad_enabled(differentiate):
+                predictions, batch = self._predict(backbone, frames, self.terms, False)
+            for index, term in enumerate(self.terms):
+                if term.name in batch.labels:
+                    sums.add(index, errors(term, predictions, batch).detach(), term)
+            if not (suspects or torch.isfinite(sums.values).all()):
+                suspects = [frame.name for frame in frames]
+        self.processes.sum_([sums.values])
+        if not torch.isfinite(sums.values).all():
+            raise ValueError(
+                "predictions are not finite for frames of the validation set "
+                f"({'; '.join(suspects) or 'seen by another process'}); the last "
+                f"checkpoint is {self.checkpoint_path}"
+            )
+        return sums
+
+    def _finish_epoch(
+        self, stage: Stage, terms: List[Term], position: str, train_loss: float
+    ) -> None:
+        progress = self.progress
+        sums = self._validate(terms)
+        metric = sums.metric(
+            self.hypers["best_model_metric"], terms, stage.conservative_fraction
+        )
+        if metric < progress.best_metric or self.best_state is None:
+            progress.best_metric = metric
+            progress.best_epoch = progress.epoch
+            self.best_state = self._averaged_state()
+        progress.seconds_in_stage = self._seconds()
+        if self.processes.rank != 0:
+            return
+        if progress.epoch % self.hypers["log_interval"] == 0:
+            self.report.log(
+                epoch=progress.epoch,
+                stage=f"{position} {stage.name}",
+                seconds_left=self._seconds_left(stage),
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                train_loss=train_loss,
+                sums=sums,
+            )
+        if progress.epochs_in_stage % self.hypers["checkpoint_interval"] == 0:
+            self._write_checkpoint()
+
+    def _seconds_left(self, stage: Stage) -> float:
+        # On the main process alone, so no agreement about the time here.
+        seconds = self._seconds()
+        done = stage.progress(
+            self.progress.steps_in_stage, self._steps_per_epoch, seconds
+        )
+        return seconds * (1.0 - done) / max(done, 1e-9)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _averaged_state(self) -> Dict[str, Any]:
+        averaged = {
+            f"backbone.{key}": value
+            for key, value in self.average.module.state_dict().items()
+        }
+        # SOAP-BPNN keeps more than tensors in its state
+        return copy.deepcopy({**self.model.state_dict(), **averaged})
+
+    def _write_checkpoint(self) -> None:
+        # Written beside, under a name that is not a checkpoint's, and moved: a run
+        # killed at any moment leaves a whole file.
+        unfinished = self.checkpoint_path.with_suffix(".unfinished")
+        torch.save(self._checkpoint(self.model), unfinished)
+        os.replace(unfinished, self.checkpoint_path)
+
+    def save_checkpoint(self, model: ModelInterface, path: Union[str, Path]) -> None:
+        """Save model and trainer; see :class:`metatrain.utils.abc.TrainerInterface`."""
+        torch.save(self._checkpoint(model), check_file_extension(path, ".ckpt"))
+
+    def _checkpoint(self, model: ModelInterface) -> Dict[str, Any]:
+        if hasattr(self, "optimizer"):
+            self.optimizer_state = self.optimizer.state_dict()
+            self.average_state = self.average.state_dict()
+        checkpoint = model.get_checkpoint()
+        checkpoint.update(
+            {
+                "trainer_ckpt_version": self.__checkpoint_version__,
+                "train_hypers": self.hypers,
+                "epoch": self.progress.epoch,
+                "best_epoch": self.progress.best_epoch,
+                "best_metric": self.progress.best_metric,
+                "progress": asdict(self.progress),
+                "optimizer_state_dict": self.optimizer_state,
+                "average_state_dict": self.average_state,
+                "best_model_state_dict": self.best_state,
+            }
+        )
+        return checkpoint
+
+    @classmethod
+    def load_checkpoint(
+        cls,
+        checkpoint: Dict[str, Any],
+        hypers: TrainerHypers,
+        context: Literal["restart", "finetune"],
+    ) -> "Trainer":
+        trainer = cls(hypers)
+        if context == "restart":
+            trainer.progress = Progress(**checkpoint["progress"])
+            trainer.optimizer_state = copy.deepcopy(checkpoint["optimizer_state_dict"])
+            trainer.average_state = checkpoint["average_state_dict"]
+            trainer.best_state = checkpoint["best_model_state_dict"]
+        return trainer
+
+    @classmethod
+    def upgrade_checkpoint(cls, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+        return upgrades.upgrade(checkpoint, "trainer", cls.__checkpoint_version__)
