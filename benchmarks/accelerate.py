@@ -188,6 +188,7 @@ def main() -> None:
     results[arguments.label] = result
     RESULTS.write_text(json.dumps(results) + "\n")
     (DOCS / "accelerate.md").write_text(
+        "# Existing models, accelerated\n\n"
         "`python benchmarks/accelerate.py LABEL TEACHER STRUCTURES`, with `--pair "
         "PAIR` or `--student STUDENT`, and `--hydrogen-mass 4` or `--timestep` where "
         "the label says so. M = 1 is the teacher alone.\n\n" + table(results)

@@ -179,6 +179,8 @@ def plot(runs: List[Dict[str, Any]], path: Path) -> None:
 def table(runs: List[Dict[str, Any]]) -> List[str]:
     """Markdown table of the last errors."""
     lines = [
+        "# Recipes side by side",
+        "",
         "| system | backbone | minutes | cores each | recipe | epochs | "
         "energy, meV/atom | conservative force, meV/Å | direct force, meV/Å |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,5 +1,7 @@
 """Configuration of Sphinx for the documentation of dualforce."""
 
+import os
+
 import dualforce
 
 
@@ -29,11 +31,16 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_preserve_defaults = True
 
+# Without network, `DUALFORCE_DOCS_OFFLINE=1` leaves out links to other projects.
 intersphinx_mapping = {
-    "ase": ("https://ase-lib.org/", None),
-    "metatomic": ("https://docs.metatensor.org/metatomic/latest/", None),
-    "metatrain": ("https://docs.metatensor.org/metatrain/latest/", None),
-    "numpy": ("https://numpy.org/doc/stable/", None),
-    "python": ("https://docs.python.org/3", None),
-    "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    name: (url, None)
+    for name, url in {
+        "ase": "https://ase-lib.org",
+        "metatomic": "https://docs.metatensor.org/metatomic/latest",
+        "metatrain": "https://docs.metatensor.org/metatrain/latest",
+        "numpy": "https://numpy.org/doc/stable",
+        "python": "https://docs.python.org/3",
+        "torch": "https://docs.pytorch.org/docs/stable",
+    }.items()
+    if not os.environ.get("DUALFORCE_DOCS_OFFLINE")
 }
