@@ -1,17 +1,28 @@
 """Two processes train what one would."""
 
+import logging
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from train_helpers import clusters, options, read_rows, train, write
+from train_helpers import (
+    clusters,
+    message_of,
+    options,
+    read_rows,
+    run_cli,
+    train,
+    write,
+)
 
+from dualforce.training import distributed
 from dualforce.training.distributed import Processes
 
 
@@ -115,6 +126,37 @@ def test_command_line_in_a_slurm_job(tmp_path: Path) -> None:
     (table,) = tmp_path.glob("outputs/*/*/train.csv")
     assert [row["Epoch"] for row in read_rows(table)] == ["0", "1", "2"]
     assert (tmp_path / "model.pt").exists()
+
+
+def test_process_that_waits_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within an allocation of several tasks, without srun: it says for what it waits,
+    and does not wait for ever."""
+    for name, value in _environment(0).items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # metatrain sets them; this restores them
+    monkeypatch.setattr(distributed, "PATIENCE", 2.0)
+    path = write(tmp_path / "water.xyz", clusters(4))
+    given = options(path, {"distributed_port": _free_port()})
+    start = time.monotonic()
+    with caplog.at_level(logging.INFO):
+        message = message_of(lambda: train(given, tmp_path))
+    assert time.monotonic() - start < 60.0
+    assert (
+        "Waiting for 1 more processes (SLURM_NTASKS is 2), 2 s at most" in caplog.text
+    )
+    assert "start all of them with srun, or set `distributed: false`" in caplog.text
+    assert "the 2 processes that SLURM_NTASKS tells of did not meet at" in message
+    assert "start all of them with srun, or set `distributed: false`" in message
+
+
+def test_distributed_outside_a_job(tmp_path: Path) -> None:
+    """The option names what is missing, before data are read."""
+    given = options(tmp_path / "none.xyz", {"distributed": True})
+    message = message_of(lambda: run_cli(tmp_path, given))
+    assert "several processes train in SLURM jobs only, and SLURM_" in message
 
 
 def test_share_deals_out_everything_evenly() -> None:

@@ -1,22 +1,35 @@
 """Training that starts from trained weights."""
 
+import logging
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from metatomic.torch import ModelOutput
 from metatrain.utils.data import read_systems
 from metatrain.utils.io import model_from_checkpoint
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
-from train_helpers import CPU, clusters, message_of, options, prepare, run_cli, write
+from train_helpers import (
+    CPU,
+    cluster,
+    clusters,
+    message_of,
+    options,
+    prepare,
+    run_cli,
+    write,
+)
 
 from dualforce.plugin.patches import _open
 from dualforce.training.model import DualForce
 
 
 F64 = torch.float64
+STAY = {"num_epochs": 1, "learning_rate": 1e-30}
+"""A training that leaves all weights as they are, but for those that are zero."""
 PET = {
     "cutoff": 3.5,
     "cutoff_width": 0.5,
@@ -78,17 +91,15 @@ def test_starts_from_the_best_model_of_a_run(tmp_path: Path) -> None:
     for name, value in start.state_dict().items():
         assert torch.equal(value, old["best_model_state_dict"][name])
 
-    frames = clusters(9)[5:]
-    for atoms in frames:
-        atoms.info["energy"] += 3.0
-    new = write(tmp_path / "new.xyz", frames)
-    tune = {"finetune": {"read_from": str(tmp_path / "old.ckpt")}, "num_epochs": 0}
+    new = write(tmp_path / "new.xyz", clusters(9)[5:])
+    tune: Dict[str, Any] = {"finetune": {"read_from": str(tmp_path / "old.ckpt")}}
+    tune |= STAY
     run_cli(tmp_path, options(new, tune), output=tmp_path / "same.pt")
     same = DualForce.load_checkpoint(_load(tmp_path / "same.ckpt"), "export")
     before = DualForce.load_checkpoint(old, "export")
     assert np.array_equal(_energies(same, new), _energies(before, new))
 
-    tune["num_epochs"] = 2
+    tune |= {"num_epochs": 2, "learning_rate": None}
     run_cli(tmp_path, options(new, tune), output=tmp_path / "tuned.pt")
     tuned = DualForce.load_checkpoint(_load(tmp_path / "tuned.ckpt"), "export")
     assert np.abs(_energies(tuned, new) - _energies(before, new)).max() > 1e-6
@@ -102,7 +113,7 @@ def test_starts_from_the_best_model_of_a_run(tmp_path: Path) -> None:
 def test_pet_becomes_the_backbone(section: Any, pet: Path, tmp_path: Path) -> None:
     """Before any step, energies are PET's own; afterwards there are two forces."""
     data = write(tmp_path / "new.xyz", clusters(9)[5:])
-    tune = {"finetune": {"read_from": str(pet)}, "num_epochs": 0}
+    tune = {"finetune": {"read_from": str(pet)}, **STAY}
     given = options(data, tune, section)
     if not section:
         del given["architecture"]["model"]
@@ -116,7 +127,7 @@ def test_pet_becomes_the_backbone(section: Any, pet: Path, tmp_path: Path) -> No
     assert np.abs(expected).max() > 10.0
     assert np.abs(_energies(start, data) - expected).max() < 1e-8
 
-    given["architecture"]["training"]["num_epochs"] = 3
+    given["architecture"]["training"] |= {"num_epochs": 3, "learning_rate": None}
     run_cli(tmp_path, given, output=tmp_path / "tuned.pt")
     tuned = DualForce.load_checkpoint(_load(tmp_path / "tuned.ckpt"), "export")
     assert "non_conservative_force" in tuned.targets
@@ -129,7 +140,7 @@ def test_new_heads_of_pet_are_untrained_and_scaled(pet: Path, tmp_path: Path) ->
     model = _opened(pet)
     assert model.fitted == ["energy"]
     inherited = model.calibrations["energy"].scale.clone()
-    _, trainer, dataset = prepare(options(data, {"num_epochs": 0}))
+    _, trainer, dataset = prepare(options(data, STAY))
     trainer.train(model, F64, CPU, [dataset], [dataset], str(tmp_path))
     forces = np.concatenate([atoms.arrays["forces"] for atoms in clusters(6)])
     rms = float(np.sqrt(np.mean(forces**2)))
@@ -175,3 +186,127 @@ def test_another_network_than_that_of_the_checkpoint(pet: Path, tmp_path: Path) 
     given = options(data, {"finetune": {"read_from": str(pet)}}, {"backbone": "painn"})
     message = message_of(lambda: run_cli(tmp_path, given))
     assert "Mismatched hypers: ['backbone']" in message
+
+
+# ----------------------------------------------------------------- the zero of energy
+
+
+def _springs(number: int, first_seed: int = 0) -> List[Atoms]:
+    """Two, or three, molecules of water, one of them without a hydrogen now and then,
+    with springs for bonds: pairs and baseline predict their energies."""
+    frames = []
+    for index in range(number):
+        atoms = cluster(first_seed + index, n_molecules=2 + index % 2)
+        if index % 3 == 0:
+            del atoms[-1]
+        energy, forces = 0.0, np.zeros((len(atoms), 3))
+        for i in np.flatnonzero(atoms.numbers == 1):
+            j = int(i - 1 - (atoms.numbers[i - 1] == 1))
+            bond = atoms.positions[i] - atoms.positions[j]
+            length = float(np.linalg.norm(bond))
+            energy += 0.5 * 30.0 * (length - 0.96) ** 2
+            pull = 30.0 * (length - 0.96) * bond / length
+            forces[i] -= pull
+            forces[j] += pull
+        counts = [(atoms.numbers == number).sum() for number in (1, 8)]
+        atoms.info = {"energy": energy + float(np.dot(counts, [-13.6, -2041.0]))}
+        atoms.arrays["forces"] = forces
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a model that predicts the energies of springs."""
+    directory = tmp_path_factory.mktemp("trained")
+    path = write(directory / "a.xyz", _springs(40))
+    run_cli(directory, options(path, STAY), output=directory / "a.pt")
+    return directory / "a.ckpt"
+
+
+def _shifted(frames: List[Atoms], hydrogen: float, oxygen: float) -> List[Atoms]:
+    for atoms in frames:
+        n_hydrogen = int((atoms.numbers == 1).sum())
+        n_oxygen = int((atoms.numbers == 8).sum())
+        atoms.info["energy"] += hydrogen * n_hydrogen + oxygen * n_oxygen
+    return frames
+
+
+def _start(checkpoint: Path, data: Path, directory: Path, **others: Any) -> Any:
+    """The model that fine-tuning would train."""
+    tune = {"finetune": {"read_from": str(checkpoint)}, **STAY, **others}
+    given = options(data, tune, validation_set=options(data)["training_set"])
+    run_cli(directory, given, output=directory / "start.pt")
+    return DualForce.load_checkpoint(_load(directory / "start.ckpt"), "export")
+
+
+@pytest.mark.parametrize(
+    "hydrogen, oxygen", [(0.7, -1900.0), (-0.1, 0.5)], ids=["another code", "mild"]
+)
+def test_baseline_moves_to_another_zero_of_energy(
+    hydrogen: float,
+    oxygen: float,
+    trained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without any training, by least squares of what the model gets wrong."""
+    frames = _shifted(_springs(20, first_seed=100), hydrogen, oxygen)
+    data = write(tmp_path / "new.xyz", frames)
+    before = DualForce.load_checkpoint(_load(trained), "export")
+    sizes = np.array([len(atoms) for atoms in frames])
+    labels = np.array([atoms.info["energy"] for atoms in frames])
+    counts = np.array([[(a.numbers == z).sum() for z in (1, 8)] for a in frames])
+    wrong = labels - _energies(before, data)
+    expected = np.linalg.lstsq(counts / sizes[:, None], wrong / sizes, rcond=None)[0]
+    assert expected == pytest.approx([hydrogen, oxygen], abs=0.05)
+
+    start = _start(trained, data, tmp_path)
+    baselines = [m.calibrations["energy"].baseline[:, 0] for m in (before, start)]
+    assert (baselines[1] - baselines[0]).numpy() == pytest.approx(expected, abs=1e-8)
+    errors = np.abs(labels - _energies(start, data)) / sizes
+    assert errors.mean() < 0.004 < 0.03 < np.abs(wrong / sizes).mean()
+    assert "have another zero of energy than the checkpoint" in caplog.text
+
+
+def test_baseline_is_kept_where_the_data_agree(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bitwise, and the log says so."""
+    data = write(tmp_path / "new.xyz", _springs(20, first_seed=100))
+    before = DualForce.load_checkpoint(_load(trained), "export")
+    with caplog.at_level(logging.INFO):
+        start = _start(trained, data, tmp_path)
+    baselines = [m.calibrations["energy"].baseline for m in (before, start)]
+    assert torch.equal(*baselines)
+    assert "The baseline of the checkpoint is kept: 'energy' is off by" in caplog.text
+
+
+def test_given_baseline_is_refused_for_a_known_energy(
+    trained: Path, tmp_path: Path
+) -> None:
+    """It would have no effect, or a wrong one."""
+    data = write(tmp_path / "a.xyz", _springs(8))
+    baseline = {"energy": {1: -13.6, 8: -2041.0}}
+    message = message_of(
+        lambda: _start(trained, data, tmp_path, atomic_baseline=baseline)
+    )
+    assert "`atomic_baseline` gives energies of atoms for 'energy', which" in message
+    assert "Leave `atomic_baseline` out" in message
+
+
+def test_frozen_energy_keeps_its_baseline(tmp_path: Path) -> None:
+    """With `train: direct_head` the energy stays bitwise identical, whatever the data
+    say about energies."""
+    path = write(tmp_path / "a.xyz", clusters(6))
+    run_cli(tmp_path, options(path), output=tmp_path / "a.pt")
+    new = write(tmp_path / "new.xyz", _shifted(clusters(6), 0.7, -19.0))
+    finetune = {"read_from": str(tmp_path / "a.ckpt"), "train": "direct_head"}
+    given = options(new, {"finetune": finetune})
+    run_cli(tmp_path, given, output=tmp_path / "b.pt")
+    models = [
+        DualForce.load_checkpoint(_load(tmp_path / f"{name}.ckpt"), "export")
+        for name in "ab"
+    ]
+    assert torch.equal(*(m.calibrations["energy"].baseline for m in models))
+    assert np.array_equal(*(_energies(model, path) for model in models))

@@ -119,17 +119,16 @@ def test_data_without_forces_need_an_option(tmp_path: Path) -> None:
 def test_extreme_frames_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the training set, not of the validation set; never all."""
+    """Of both sets; never most of them."""
     path = _write_with(tmp_path, _set_force(900.0))
     _, trainer = train(options(path), tmp_path)
-    assert len(trainer.train_frames) == 5
-    assert len(trainer.val_frames) == 6
+    assert len(trainer.train_frames) == len(trainer.val_frames) == 5
     warnings = [r.message for r in caplog.records if "max_force" in r.message]
-    assert len(warnings) == 1
-    assert "frame 3 (counted from 0): a force of 900" in warnings[0]
+    assert [line.split(" set")[0] for line in warnings] == ["training", "validation"]
+    assert "frame 3 (counted from 0): a force of 900 eV/angstrom" in warnings[0]
 
     given = options(path, {"max_force": 1e-3})
-    assert "every frame of the training set" in message_of(
+    assert "6 of 6 frames of the training set" in message_of(
         lambda: train(given, tmp_path)
     )
 

@@ -64,19 +64,26 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "training, expected",
     [
-        ({"batch_size": 0}, "`batch_size` is 0, it must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` of training is 0.0, it must be"),
-        ({"ema_decay": 1.0}, "`ema_decay` is 1.0"),
-        ({"conservative_fraction": 1.5}, "must lie between 0 and 1"),
+        ({"batch_size": 0}, "`training.batch_size` is 0, it must be at least 1"),
+        ({"num_epochs": 0}, "`training.num_epochs` is 0, it must be at least 1"),
+        ({"max_minutes": -2.5}, "`training.max_minutes` is -2.5, it must be positive"),
+        ({"learning_rate": 0.0}, "`training.learning_rate` is 0, it must be positive"),
+        ({"ema_decay": 1.0}, "`training.ema_decay` is 1, it must be at least 0 and"),
+        ({"conservative_fraction": 1.5}, "it must be at least 0 and at most 1"),
+        ({"max_force": float("nan")}, "`training.max_force` is nan, it must be"),
         ({"num_epochs": None}, "give `num_epochs` or `max_minutes`"),
         ({"stages": [{"num_epochs": 1}, {}]}, "`max_minutes` for stage 2"),
         ({"stages": []}, "`stages` is empty"),
         (
             {"stages": [{"num_epochs": 1, "weights": {"energy": -1.0}}]},
-            "`energy` of stage 1 is -1.0, it must not be",
+            "`training.stages.0.weights.energy` is -1, it must be zero or positive",
         ),
         ({"finetune": {"direct_layers": 1}}, "goes with `train: direct_head`"),
-        ({"jacobian_symmetry": -0.1}, "`jacobian_symmetry` of training is -0.1"),
+        ({"jacobian_symmetry": -0.1}, "`training.jacobian_symmetry` is -0.1"),
+        (
+            {"stages": [{"num_epochs": 3}, {"num_epochs": 0}]},
+            "`training.stages.1.num_epochs` is 0",
+        ),
         ({"loss": "hubert"}, "choose one of mse, mae, huber"),
         ({"loss": {"energy": {"reduction": "sum"}}}, "losses are means"),
     ],
@@ -84,10 +91,10 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
 def test_values_without_sense(
     training: Dict[str, Any], expected: str, water: Path, tmp_path: Path
 ) -> None:
-    """Refused before the first step."""
+    """Refused before data are read."""
+    water.unlink()
     message = message_of(lambda: run_cli(tmp_path, options(water, training)))
     assert expected in message
-    assert not (tmp_path / "checkpoint.ckpt").exists()
 
 
 @pytest.mark.parametrize("empty", ["training", "validation"])

@@ -2,10 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 import torch
+from ase import Atoms
 from omegaconf import OmegaConf
 from train_helpers import (
     CPU,
@@ -120,8 +121,10 @@ def test_checkpoint_is_whole_or_absent(
     assert loaded["epoch"] == 1
 
 
-def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    """A restart at the end changes nothing."""
+def test_finished_run_is_not_trained_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restart at the end changes nothing, and says that there was nothing to do."""
     path = write(tmp_path / "water.xyz", clusters(4))
     run_cli(tmp_path, options(path), output=tmp_path / "first.pt")
     run_cli(
@@ -130,6 +133,7 @@ def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
         output=tmp_path / "second.pt",
         restart_from=str(tmp_path / "first.ckpt"),
     )
+    assert "This run ended after epoch 1; nothing is left to train" in caplog.text
     first, second = (
         torch.load(tmp_path / f"{name}.ckpt", weights_only=False)
         for name in ("first", "second")
@@ -149,6 +153,97 @@ def test_restart_with_another_network_is_refused(tmp_path: Path) -> None:
         lambda: run_cli(tmp_path, given, restart_from=str(tmp_path / "model.ckpt"))
     )
     assert "Mismatched hypers: ['painn']" in message
+
+
+def _other_structures(frames: List[Atoms]) -> None:
+    frames[2].positions[0] += 0.01
+
+
+def _other_zero(frames: List[Atoms]) -> None:
+    for atoms in frames:
+        atoms.info["energy"] -= 300.0
+
+
+def _fewer_frames(frames: List[Atoms]) -> None:
+    del frames[6:]
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (_other_structures, "other structures (8 frames, 8 before)"),
+        (_fewer_frames, "other structures (6 frames, 8 before)"),
+        (_other_zero, "other labels 'energy' (root mean square 53."),
+    ],
+)
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_restart_with_other_data_is_refused(
+    change: Callable[[List[Atoms]], None], expected: str, split: str, tmp_path: Path
+) -> None:
+    """Of either set; the message says what is different, and what to do."""
+    frames = {"training": clusters(8), "validation": clusters(16)[8:]}
+    paths = {name: tmp_path / f"{name}.xyz" for name in frames}
+    for name, path in paths.items():
+        write(path, frames[name])
+    validation_set = options(paths["validation"])["training_set"]
+    given = options(paths["training"], validation_set=validation_set)
+    run_cli(tmp_path, given, output=tmp_path / "model.pt")
+    change(frames[split])
+    write(paths[split], frames[split])
+    message = message_of(
+        lambda: run_cli(tmp_path, given, restart_from=str(tmp_path / "model.ckpt"))
+    )
+    assert f"the {split} set is not the one that the run started with" in message
+    assert expected in message
+    assert "start a new run with `finetune: {read_from: ...}`" in message
+
+
+def test_restart_from_an_old_checkpoint_with_another_zero_of_energy(
+    tmp_path: Path,
+) -> None:
+    """Checkpoints that do not say what they were trained on tell by their energies."""
+    path = write(tmp_path / "water.xyz", clusters(8))
+    run_cli(tmp_path, options(path), output=tmp_path / "model.pt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=False)
+    del checkpoint["data_record"]
+    checkpoint["trainer_ckpt_version"] = 2
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    more = options(path, {"num_epochs": 3})
+    run_cli(tmp_path, more, restart_from=str(tmp_path / "old.ckpt"))
+
+    frames = clusters(8)
+    _other_zero(frames)
+    write(path, frames)
+    message = message_of(
+        lambda: run_cli(tmp_path, more, restart_from=str(tmp_path / "old.ckpt"))
+    )
+    assert "another zero of energy than those the run started with" in message
+
+
+def test_restart_with_frames_in_another_order(tmp_path: Path) -> None:
+    """The same data are the same data."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    model, trainer, dataset = prepare(options(path))
+    trainer.train(model, torch.float64, CPU, [dataset], [dataset], str(tmp_path))
+    again = prepare(options(write(path, clusters(4)[::-1]), {"num_epochs": 3}))
+    checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
+    model = DualForce.load_checkpoint(checkpoint, "restart")
+    trainer = Trainer.load_checkpoint(checkpoint, again[1].hypers, "restart")
+    trainer.train(model, torch.float64, CPU, [again[2]], [again[2]], str(tmp_path))
+    assert trainer.progress.epoch == 2
+
+
+def test_restart_with_another_baseline_is_refused(tmp_path: Path) -> None:
+    """It acts when a run starts."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    baseline = {"atomic_baseline": {"energy": {1: -1.0, 8: -2.0}}}
+    run_cli(tmp_path, options(path, baseline), output=tmp_path / "model.pt")
+    restart = {"restart_from": str(tmp_path / "model.ckpt")}
+    run_cli(tmp_path, options(path, baseline | {"num_epochs": 3}), **restart)
+    message = message_of(
+        lambda: run_cli(tmp_path, options(path, {"num_epochs": 3}), **restart)
+    )
+    assert "`atomic_baseline` is {}, and was {'energy': {1: -1.0, 8: -2.0}}" in message
 
 
 def test_time_spent_counts_after_a_restart(tmp_path: Path) -> None:

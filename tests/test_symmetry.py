@@ -8,10 +8,11 @@ from train_helpers import CPU, clusters, options, prepare, write
 
 from dualforce.training.data import Frame, collate, make_frames
 from dualforce.training.distributed import Processes
-from dualforce.training.fitting import fit_calibration, make_terms, to_raw_units
+from dualforce.training.fitting import fit_calibration, to_raw_units
 from dualforce.training.model import DualForce
 from dualforce.training.stages import Stage
 from dualforce.training.symmetry import INTERVAL, asymmetry_penalty
+from dualforce.training.terms import make_terms
 from dualforce.training.trainer import Trainer
 
 

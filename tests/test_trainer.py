@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import pytest
 import torch
-from metatrain.utils.architectures import get_default_hypers
 from metatrain.utils.data.readers.ase import read as metatrain_read
 from train_helpers import (
     CPU,
@@ -29,16 +28,11 @@ from train_helpers import (
 from dualforce.training.data import Frame, collate, make_frames
 from dualforce.training.distributed import Processes
 from dualforce.training.epoch_log import EpochReport, ErrorSums
-from dualforce.training.fitting import (
-    HUBER_DELTA,
-    fit_calibration,
-    make_terms,
-    to_raw_units,
-    weight_in_stage,
-)
+from dualforce.training.fitting import fit_calibration, to_raw_units
 from dualforce.training.loss import Term
-from dualforce.training.model import NAME, DualForce
+from dualforce.training.model import DualForce
 from dualforce.training.stages import Stage, conservative_count, make_stages
+from dualforce.training.terms import HUBER_DELTA, make_terms, weight_in_stage
 from dualforce.training.trainer import Trainer
 
 
@@ -442,14 +436,6 @@ def test_small_batches_have_defaults_of_their_own(
     assert stage.learning_rate == rate
 
 
-@pytest.mark.parametrize("forces", ["hybrid", "conservative", "direct"])
-def test_fractions_are_checked_whatever_the_forces(forces: str) -> None:
-    """Also where the forces decide on the fraction."""
-    hypers = get_default_hypers(NAME)["training"] | {"conservative_fraction": 1.5}
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
-        make_stages(hypers, {"backbone": "painn", "forces": forces})
-
-
 def test_max_minutes_ends_in_time(tmp_path: Path) -> None:
     """And uses the time it is given."""
     path = write(tmp_path / "water.xyz", clusters(4))
@@ -536,7 +522,7 @@ def test_gradients_that_are_not_finite(tmp_path: Path) -> None:
         lambda: trainer.train(model, F64, CPU, [dataset], [dataset], str(tmp_path))
     )
     assert "the loss or its gradient is not finite in step" in message
-    assert "training set, frame 2 (counted from 0)" in message
+    assert "frame 2 (counted from 0)" in message
     checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
     assert checkpoint["epoch"] == 1
     for value in checkpoint["model_state_dict"].values():
@@ -560,3 +546,35 @@ def test_validation_that_is_not_finite(tmp_path: Path) -> None:
     assert "predictions are not finite for frames of the validation set" in message
     assert "frame 1 (counted from 0)" in message
     assert not (tmp_path / "checkpoint.ckpt").exists()
+
+
+# -------------------------------------------------------------------- nothing is learnt
+
+
+def test_what_is_not_learnt_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forces that are drawn at random."""
+    rng = np.random.default_rng(0)
+    frames = clusters(16)
+    for atoms in frames:
+        atoms.arrays["forces"] = rng.normal(size=(len(atoms), 3))
+        del atoms.info["stress"]
+    paths = [
+        write(tmp_path / "train.xyz", frames[:8]),
+        write(tmp_path / "val.xyz", frames[8:]),
+    ]
+    validation_set = options(paths[1])["training_set"]
+    run_cli(tmp_path, options(paths[0], validation_set=validation_set))
+    (line,) = [r.message for r in caplog.records if "nothing has been" in r.message]
+    assert f"{FORCES}, {DIRECT} on the validation set are as large as" in line
+
+
+def test_what_is_learnt_is_not_complained_about() -> None:
+    """The comparison is with the size of the labels."""
+    term = Term("energy", "energy", 1.0, 0.5, 2.0, "mse", 1.0, False)
+    for error, expected in ((0.4, []), (0.49, ["energy"])):
+        sums = ErrorSums([term])
+        sums.add(0, torch.tensor([error, -error]), term)
+        assert sums.unlearnt([term]) == expected
+        assert sums.unlearnt([]) == []

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from ase import Atoms
 from metatrain.utils.architectures import get_default_hypers, import_architecture
-from metatrain.utils.data import Dataset, DatasetInfo, get_atomic_types, get_dataset
+from metatrain.utils.data import Dataset, DatasetInfo, get_atomic_types
 from metatrain.utils.omegaconf import expand_dataset_config, expand_loss_config
 from omegaconf import OmegaConf
 
+from dualforce.plugin.patches import training
 from dualforce.training.model import NAME, DualForce
 from dualforce.training.trainer import Trainer
 
@@ -130,7 +131,8 @@ def prepare(
     conf = OmegaConf.create(given)
     conf = OmegaConf.merge({"architecture": get_default_hypers(NAME)}, conf)
     conf["training_set"] = expand_dataset_config(conf["training_set"])
-    dataset, targets, _ = get_dataset(conf["training_set"][0])
+    training.begin(NAME, OmegaConf.to_container(conf["architecture"], resolve=True))
+    dataset, targets, _ = cli_train.get_dataset(conf["training_set"][0])
     conf = expand_loss_config(conf)
     hypers = OmegaConf.to_container(conf["architecture"], resolve=True)
     info = DatasetInfo(

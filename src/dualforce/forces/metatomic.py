@@ -166,7 +166,7 @@ class MetatomicForces(ForceSource):
         """Direct forces, without a backward pass; see :meth:`ForceSource.direct`."""
         names = self._direct_names(stress)
         with torch.no_grad():
-            system = self._system(atoms, self._positions(atoms), None)
+            system = self._system(atoms, self._positions(atoms), None, stress=stress)
             return self._direct_results([atoms], self._run([system], names))[0]
 
     def both(
@@ -190,7 +190,7 @@ class MetatomicForces(ForceSource):
             names = self._direct_names(stress)
             with torch.no_grad():
                 systems = [
-                    self._system(atoms, self._positions(atoms), None, copy=True)
+                    self._system(atoms, self._positions(atoms), None, True, stress)
                     for atoms in batch
                 ]
                 results += self._direct_results(batch, self._run(systems, names))
@@ -227,7 +227,7 @@ class MetatomicForces(ForceSource):
             strains = [unit.clone().requires_grad_(True) for _ in frames]
         copy = len(frames) > 1
         systems = [
-            self._system(atoms, positions, strain, copy)
+            self._system(atoms, positions, strain, copy, stress)
             for atoms, positions, strain in zip(frames, leaves, strains, strict=True)
         ]
         values = self._run(systems, [name, *also])
@@ -316,6 +316,7 @@ class MetatomicForces(ForceSource):
         positions: Tensor,
         strain: Optional[Tensor],
         copy: bool = False,
+        stress: bool = False,
     ) -> System:
         """The structure with its neighbour lists.
 
@@ -323,16 +324,17 @@ class MetatomicForces(ForceSource):
         :param strain: deformation of positions and cell, likewise.
         :param copy: for graphs that are still used after the next call of this method:
             without a copy, the pairs lie in memory that the next search reuses.
+        :param stress: whether the model is asked for a stress, and needs the volume.
+        :raises ValueError: if the volume is needed and the cell has none.
         """
         cell = torch.as_tensor(atoms.cell.array, dtype=self.dtype, device=self._device)
         pbc = torch.as_tensor(atoms.pbc, device=self._device)
-        cell = cell * pbc.unsqueeze(1)
         if strain is not None:
             positions, cell = positions @ strain, cell @ strain
-        system = System(self._types_of(atoms), positions, cell, pbc)
+        system = System(self._types_of(atoms), positions, cell * pbc.unsqueeze(1), pbc)
         for neighbor_list in self._neighbor_lists:
             neighbor_list.add_neighbor_list(system, copy=copy)
-        return system
+        return _with_volume(system, atoms, cell) if stress else system
 
     def _run(self, systems: List[System], names: List[str]) -> Dict[str, Tensor]:
         """Values of outputs.
@@ -406,6 +408,27 @@ def _pick_device(
             f"{', '.join(supported)}, and this machine "
             f"{'has a GPU' if torch.cuda.is_available() else 'has no GPU for torch'}"
         ) from error
+
+
+def _with_volume(system: System, atoms: ase.Atoms, cell: Tensor) -> System:
+    """A structure whose stress can be asked for: with the volume that ASE gives it.
+
+    metatomic sets the cell vectors of directions without period to zero, and a model
+    cannot know the volume of a slab. It gets the whole cell here, and the neighbours
+    that the slab has without a period across the vacuum.
+    """
+    if atoms.cell.rank < 3:
+        raise ValueError(
+            "the structure has no volume, and so no stress: give it three cell vectors "
+            "(a slab or a molecule: through the vacuum)"
+        )
+    if atoms.pbc.all():
+        return system
+    everywhere = torch.ones_like(system.pbc)
+    whole = System(system.types, system.positions, cell, everywhere)
+    for options in system.known_neighbor_lists():
+        whole.add_neighbor_list(options, system.get_neighbor_list(options))
+    return whole
 
 
 def _batches(frames: Sequence[ase.Atoms]) -> Iterator[List[ase.Atoms]]:

@@ -76,8 +76,8 @@ class PairTerm(nn.Module):
     @torch.jit.export
     def contribution(self, name: str, kind: str, systems: List[System]) -> Tensor:
         """What the pairs add to a target: energies of atoms ``[n_atoms, 1]``, forces
-        ``[n_atoms, 3, 1]`` or contributions of atoms to the stress ``[n_atoms, 3, 3,
-        1]``.
+        ``[n_atoms, 3, 1]``, or, for a stress, contributions of atoms to the virial
+        (the stress times the volume) ``[n_atoms, 3, 3, 1]``.
 
         :param name: name of the target.
         :param kind: ``"scalar"``, ``"force"`` or ``"stress"``.
@@ -95,9 +95,4 @@ class PairTerm(nn.Module):
             return out.index_add(0, centers, 2.0 * pulls.unsqueeze(-1))
         virials = vectors.unsqueeze(2) * pulls.unsqueeze(1)
         out = self._zeros(systems, [3, 3, 1])
-        out = out.index_add(0, centers, virials.unsqueeze(-1))
-        volumes: List[Tensor] = []
-        for system in systems:
-            volumes.append(torch.det(system.cell).abs().expand(len(system)))
-        volume = torch.cat(volumes).reshape(-1, 1, 1, 1)
-        return torch.where(volume > 0, out / volume.clamp(min=1e-12), 0.0 * out)
+        return out.index_add(0, centers, virials.unsqueeze(-1))

@@ -6,18 +6,24 @@ two files in ``_metatrain/``; :mod:`.registration` tells whether they lie where
 metatrain looks. Entry points for architectures (metatrain issue 879) would make them
 unnecessary.
 
-Four functions of metatrain are replaced in processes that train this architecture
+Five functions of metatrain are replaced in processes that train this architecture
 (:mod:`.patches`). Trainings of other architectures in the same process get metatrain's
 own functions.
 
 ``metatrain.cli.train.check_architecture_options``
-    Tells which architecture is trained with which options, before data are read: the
-    option ``teacher`` is needed then. Unnecessary if architectures could take part in
-    making data sets.
+    Checks options before data are read. Ours also checks ranges, the files that the
+    training starts from and those it will write (:mod:`.files`, which looks up the
+    arguments of the running ``train_model``), and takes note of options that data sets
+    need. Unnecessary if architectures could check options and take part in making data
+    sets.
 ``metatrain.cli.train.get_dataset``
-    Makes data sets. Ours remember their file, for messages, and take labels from a
-    teacher. Unnecessary if data sets knew their origin, and for the same reason as the
-    first one.
+    Makes data sets. Ours check structures first, remember file and volumes, say what is
+    used of the files, ignore what options turn off (:mod:`.datasets`), and take
+    labels from a teacher. Unnecessary if data sets knew their origin, and for the same
+    reason as the first one.
+``metatrain.cli.train._eval_targets``
+    Evaluates the exported model at the end. Ours skips data sets with direct stresses
+    of slabs. Unnecessary if metatomic's structures knew their volumes.
 ``metatrain.cli.train.model_from_checkpoint``
     Opens checkpoints. Ours makes a PET checkpoint the backbone of a new model, and says
     why a checkpoint cannot be used. Unnecessary if metatrain let architectures read

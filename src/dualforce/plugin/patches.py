@@ -5,6 +5,7 @@ is the one the replacement was written for, and replaces it.
 """
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,9 +17,16 @@ import metatrain.utils.data.readers.ase as ase_reader
 from metatrain.utils.abc import ModelInterface
 
 from ..distillation.training import TeacherTraining
+from ..training.distributed import check_distributed
+from ..training.finetuning import check_finetune
+from ..training.loss import check_losses
 from ..training.model import NAME, DualForce
+from ..training.ranges import check_ranges
 from ..training.reading import read_energy
+from ..training.stages import make_stages
 from ..training.trainer import Trainer
+from .datasets import DataSets, has_slab_stresses
+from .files import arguments_of_train_model, check_files
 from .pretrained import check_backbone, from_metatrain_checkpoint
 
 
@@ -36,12 +44,14 @@ class Training:
         self.is_ours = True
         """Whether it trains this architecture, as far as is known."""
         self.teacher = TeacherTraining()
+        self.datasets = DataSets()
 
     def begin(self, name: str, options: Dict[str, Any]) -> None:
         """Take note of the architecture that is trained, and of its options."""
         self.is_ours = name == NAME
-        options = options["training"].get("teacher") or {} if self.is_ours else {}
-        self.teacher.begin(options)
+        teacher = options["training"].get("teacher") or {} if self.is_ours else {}
+        self.teacher.begin(teacher)
+        self.datasets = DataSets(options["model"] if self.is_ours else None)
 
 
 training = Training()
@@ -54,22 +64,49 @@ def _check_options(original: Callable[..., Any]) -> Callable[..., Any]:
     def check_architecture_options(name: str, options: Dict[str, Any]) -> None:
         original(name=name, options=options)
         training.begin(name, options)
+        if training.is_ours:
+            _check_own_options(options["model"], options["training"])
 
     return check_architecture_options
+
+
+def _check_own_options(model: Dict[str, Any], train: Dict[str, Any]) -> None:
+    """Check all that can be checked before data are read.
+
+    :raises ValueError: if options make no sense, or files cannot be read or written.
+    """
+    check_ranges(model, "model")
+    check_ranges(train, "training")
+    check_finetune(train["finetune"])
+    check_losses(train["loss"])
+    make_stages(train, model)
+    check_distributed(train)
+    check_files(arguments_of_train_model(), train)
 
 
 def _get_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_dataset(options: Any) -> Any:
         if not training.is_ours:
             return original(options)
-        if training.teacher.is_on:
-            result = training.teacher.dataset(options)
-        else:
-            result = original(options)
-        result[0].read_from = options["systems"]["read_from"]
-        return result
+        has_teacher = training.teacher.is_on
+        make = training.teacher.dataset if has_teacher else original
+        return training.datasets.make(options, make, not has_teacher)
 
     return get_dataset
+
+
+def _eval_targets(original: Callable[..., Any]) -> Callable[..., Any]:
+    def eval_targets(model: Any, dataset: Any, options: Any, **others: Any) -> None:
+        if training.is_ours and has_slab_stresses(dataset, options):
+            logging.warning(
+                "This data set is not evaluated, since metatrain cannot give the model "
+                "the volumes of slabs, which their direct stresses need. `dualforce "
+                "diagnose` can"
+            )
+            return
+        original(model, dataset, options, **others)
+
+    return eval_targets
 
 
 def _read_energy(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,6 +223,20 @@ class Patch:
 PATCHES = (
     Patch(cli_train, "check_architecture_options", ("name", "options"), _check_options),
     Patch(cli_train, "get_dataset", ("options",), _get_dataset),
+    Patch(
+        cli_train,
+        "_eval_targets",
+        (
+            "model",
+            "dataset",
+            "options",
+            "batch_size",
+            "check_consistency",
+            "writer",
+            "warm_up",
+        ),
+        _eval_targets,
+    ),
     Patch(
         cli_train, "model_from_checkpoint", ("checkpoint", "context"), _open_checkpoint
     ),

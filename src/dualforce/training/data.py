@@ -6,7 +6,7 @@ neighbour lists, baselines and scales. A step then only joins tensors.
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..nn import Graph
 from .model import DualForce
+from .structures import check_structure
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
 
 
@@ -36,6 +37,10 @@ class Frame:
     virials (``<energy>_strain_gradients``) ``[1, 3, 3, 1]``, direct forces ``[n_atoms,
     3, 1]`` and direct stresses times the volume ``[1, 3, 3, 1]``. Labels the data do
     not have are absent.
+
+    ``cell`` has zeros for directions that are not periodic, as metatomic wants it;
+    ``volume`` is that of the cell in the file, also where some directions are not
+    periodic, and zero where the file has no three cell vectors.
     """
 
     name: str
@@ -46,10 +51,28 @@ class Frame:
     centers: Tensor
     neighbors: Tensor
     shifts: Tensor
+    volume: float = 0.0
     labels: Dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.types)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a data set of metatrain does not tell about itself; whoever makes data sets
+    attaches it to them, as the attribute ``origin``.
+
+    :param file: file of the structures.
+    :param volumes: volumes of the cells in the file, which metatomic's structures lose
+        where a direction is not periodic.
+    :param unused: gradients of energies that are stored and not to be learnt, as pairs
+        of a target and ``"positions"`` or ``"strain"``.
+    """
+
+    file: str = ""
+    volumes: Optional[Sequence[float]] = None
+    unused: FrozenSet[Tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -118,7 +141,10 @@ def _finite(name: str, target: str, values: Tensor) -> Optional[Tensor]:
 
 
 def _read_labels(
-    sample: Any, name: str, targets: Dict[str, TargetInfo]
+    sample: Any,
+    name: str,
+    targets: Dict[str, TargetInfo],
+    unused: Collection[Tuple[str, str]],
 ) -> Dict[str, Tensor]:
     labels: Dict[str, Optional[Tensor]] = {}
     for target in targets:
@@ -130,19 +156,25 @@ def _read_labels(
             ("positions", FORCES_GRADIENT, -1.0),
             ("strain", VIRIAL_GRADIENT, 1.0),
         ):
-            if gradient in block.gradients_list():
+            if gradient in block.gradients_list() and (target, gradient) not in unused:
                 values = sign * block.gradient(gradient).values
                 labels[target + suffix] = _finite(name, target + suffix, values)
     return {key: values for key, values in labels.items() if values is not None}
 
 
 def _derive_direct_labels(
-    labels: Dict[str, Tensor], model: DualForce, cell: Tensor
+    labels: Dict[str, Tensor], model: DualForce, volume: float, name: str
 ) -> None:
     """Labels of direct targets, from those of energies; stresses times the volume."""
-    for name, kind in model.kinds.items():
-        if kind == "stress" and name in labels:
-            labels[name] = labels[name] * torch.abs(torch.det(cell))
+    for target, kind in model.kinds.items():
+        if kind == "stress" and target in labels:
+            if not volume > 0.0:
+                raise ValueError(
+                    f"{name}: it has a stress '{target}' but no volume; give the frame "
+                    "three cell vectors (for a slab, one through the vacuum), or "
+                    "remove its stress"
+                )
+            labels[target] = labels[target] * volume
     for energy in model.energies:
         sources = {energy.force: FORCES_GRADIENT, energy.stress: VIRIAL_GRADIENT}
         for direct, suffix in sources.items():
@@ -150,40 +182,57 @@ def _derive_direct_labels(
                 labels[direct] = labels[energy.name + suffix]
 
 
-def make_frame(sample: Any, name: str, model: DualForce, cutoff: float) -> Frame:
+def make_frame(
+    sample: Any,
+    name: str,
+    model: DualForce,
+    cutoff: float,
+    volume: Optional[float] = None,
+    unused: Collection[Tuple[str, str]] = (),
+) -> Frame:
     """Convert one sample of a metatrain data set.
 
     :param sample: the sample.
     :param name: what to call the frame in messages.
     :param model: the model, which knows the targets.
     :param cutoff: cutoff of the neighbour list.
-    :raises ValueError: if atoms coincide or a label is not finite.
+    :param volume: volume of the cell; that of the sample's cell if not given.
+    :param unused: see :class:`Origin`.
+    :raises ValueError: if the structure is unusable, atoms coincide, a label is not
+        finite or a stress has no volume.
     """
     system: System = sample["system"]
+    positions, cell = system.positions.detach(), system.cell.detach()
+    check_structure(
+        system.types.numpy(), positions.numpy(), cell.numpy(), system.pbc.tolist(), name
+    )
     i, j, shifts, distances = neighbors_of(_as_atoms(system), cutoff)
     _check_distances(name, i, j, distances)
-    labels = _read_labels(sample, name, model.targets)
-    _derive_direct_labels(labels, model, system.cell)
+    if volume is None:
+        volume = float(torch.abs(torch.det(cell)))
+    labels = _read_labels(sample, name, model.targets, unused)
+    _derive_direct_labels(labels, model, volume, name)
     return Frame(
         name=name,
         types=system.types.to(torch.long),
-        positions=system.positions.detach(),
-        cell=system.cell.detach(),
+        positions=positions,
+        cell=cell,
         pbc=system.pbc,
         centers=torch.from_numpy(i.astype(np.int64)),
         neighbors=torch.from_numpy(j.astype(np.int64)),
         shifts=torch.from_numpy(shifts.astype(np.float64)),
+        volume=volume,
         labels=labels,
     )
 
 
-def _origin(dataset: Any) -> Tuple[str, List[int]]:
-    """File of a data set, as far as it is known, and the frames taken from it."""
+def _origin(dataset: Any) -> Tuple[Origin, List[int]]:
+    """Origin of a data set, as far as it is known, and the frames taken from it."""
     indices = list(range(len(dataset)))
     while hasattr(dataset, "indices"):
         indices = [dataset.indices[index] for index in indices]
         dataset = dataset.dataset
-    return str(getattr(dataset, "read_from", "")), indices
+    return getattr(dataset, "origin", Origin()), indices
 
 
 def make_frames(
@@ -208,55 +257,27 @@ def make_frames(
         total=total, desc=f"{split} frames", disable=not show_progress, delay=5.0
     )
     for number, dataset in enumerate(datasets):
-        file, indices = _origin(dataset)
+        origin, indices = _origin(dataset)
         where = f"{split} set" + (f" {number}" if len(datasets) > 1 else "")
-        where += f", file '{file}'" if file else ""
+        where += f", file '{origin.file}'" if origin.file else ""
         for row, index in enumerate(indices):
             name = f"{where}, frame {index} (counted from 0)"
-            frames.append(make_frame(dataset[row], name, model, cutoff))
+            volume = None if origin.volumes is None else origin.volumes[index]
+            frames.append(
+                make_frame(dataset[row], name, model, cutoff, volume, origin.unused)
+            )
             bar.update()
     bar.close()
     labelled = [frame for frame in frames if frame.labels]
     if not labelled:
         raise ValueError(f"no frame of the {split} set has a label")
-    return labelled
-
-
-def drop_extreme_frames(
-    frames: List[Frame], max_force: float, split: str, kinds: Dict[str, str]
-) -> List[Frame]:
-    """Leave out frames with very large forces, and say so.
-
-    :param frames: frames with labels in physical units.
-    :param max_force: largest force on an atom.
-    :param split: name of the split, for messages.
-    :param kinds: kinds of the targets, see :func:`.targets.target_kind`.
-    :raises ValueError: if no frame is left.
-    """
-    kept: List[Tuple[Frame, float]] = []
-    dropped: List[Tuple[Frame, float]] = []
-    for frame in frames:
-        forces = [
-            values
-            for name, values in frame.labels.items()
-            if name.endswith(FORCES_GRADIENT) or kinds.get(name) == "force"
-        ]
-        largest = max(
-            (float(values.norm(dim=1).max()) for values in forces if len(frame)),
-            default=0.0,
-        )
-        (dropped if largest > max_force else kept).append((frame, largest))
-    for frame, largest in dropped:
+    if len(labelled) < len(frames):
+        first = next(frame.name for frame in frames if not frame.labels)
         logging.warning(
-            f"{frame.name}: a force of {largest:.3g} exceeds `max_force` "
-            f"({max_force:g}); the frame is left out"
+            f"{len(frames) - len(labelled)} of {len(frames)} frames of the {split} set "
+            f"have no label and are not used, the first is {first}"
         )
-    if not kept:
-        raise ValueError(
-            f"every frame of the {split} set has a force above `max_force` "
-            f"({max_force:g}); check the units or raise the bound"
-        )
-    return [frame for frame, _ in kept]
+    return labelled
 
 
 def count_labels(frames: List[Frame]) -> Dict[str, int]:

@@ -5,17 +5,32 @@ over processes before the optimiser acts; losses are divided by what the whole b
 contains, so several processes compute what one process would.
 """
 
+import logging
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Iterable, List, Mapping
+from datetime import timedelta
+from typing import Any, List
 
 import torch
 import torch.distributed as dist
 from metatrain.utils.distributed.slurm import (
     DistributedEnvironment,
-    initialize_slurm_nccl_process_group,
     resolve_distributed,
 )
 from torch import Tensor
+
+
+PATIENCE = 300.0
+"""Seconds that a process waits for the others at the start."""
+
+SLURM_VARIABLES = (
+    "SLURM_JOB_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+"""What tells the processes of a SLURM job about each other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Processes:
             tensor.copy_(flat[start:stop].reshape(tensor.shape))
             start = stop
 
-    def agree(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The value of the first process, for decisions that depend on the clock."""
         if self.size == 1:
             return value
@@ -69,6 +84,54 @@ class Processes:
             dist.destroy_process_group()
 
 
+def check_distributed(hypers: Mapping[str, Any]) -> bool:
+    """Whether several processes train, checked before data are read.
+
+    :param hypers: training options.
+    :raises ValueError: if ``distributed`` is on where nothing tells the processes about
+        each other.
+    """
+    if not resolve_distributed(hypers.get("distributed")):
+        return False
+    missing = [name for name in SLURM_VARIABLES if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"several processes train in SLURM jobs only, and {missing[0]} is not set. "
+            "Start `mtt train` with srun, or leave `distributed` out"
+        )
+    return True
+
+
+def _meet(environment: DistributedEnvironment) -> Any:
+    """Wait until all processes are there.
+
+    :return: the store in which they meet, for ``init_process_group``.
+    :raises ValueError: if they do not come.
+    """
+    others = environment.world_size - 1
+    hint = "start all of them with srun, or set `distributed: false` to train in one"
+    logging.info(
+        f"Waiting for {others} more processes (SLURM_NTASKS is "
+        f"{environment.world_size}), {PATIENCE:.0f} s at most; if they do not come, "
+        f"{hint}"
+    )
+    try:
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            environment.master_addr,
+            int(environment.master_port),
+            environment.world_size,
+            is_master=environment.rank == 0,
+            timeout=timedelta(seconds=PATIENCE),
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the {environment.world_size} processes that SLURM_NTASKS tells of did "
+            f"not meet at {environment.master_addr}:{environment.master_port} within "
+            f"{PATIENCE:.0f} s ({reason}); {hint}"
+        ) from error
+
+
 def start_processes(
     hypers: Mapping[str, Any], devices: List[torch.device]
 ) -> Processes:
@@ -76,16 +139,21 @@ def start_processes(
 
     :param hypers: training options.
     :param devices: devices that metatrain chose.
+    :raises ValueError: if the other processes do not come.
     """
-    if not resolve_distributed(hypers.get("distributed")):
+    if not check_distributed(hypers):
         return Processes(rank=0, size=1, device=devices[0])
-    if devices[0].type == "cuda":
-        device, size, rank = initialize_slurm_nccl_process_group(
-            hypers["distributed_port"]
-        )
-        return Processes(rank=rank, size=size, device=device)
-    DistributedEnvironment(hypers["distributed_port"])
-    dist.init_process_group(backend="gloo")
-    return Processes(
-        rank=dist.get_rank(), size=dist.get_world_size(), device=devices[0]
+    environment = DistributedEnvironment(hypers["distributed_port"])
+    rank, size = environment.rank, environment.world_size
+    store = _meet(environment)
+    if devices[0].type != "cuda":
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        return Processes(rank=rank, size=size, device=devices[0])
+    # As in metatrain: tasks see all devices of a node, or their own alone.
+    number = environment.local_rank % torch.cuda.device_count()
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl", store=store, rank=rank, world_size=size, device_id=device
     )
+    return Processes(rank=rank, size=size, device=device)

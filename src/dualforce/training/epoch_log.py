@@ -7,9 +7,18 @@ import torch
 from metatrain.utils.logging import ROOT_LOGGER, CustomLogger
 from torch import Tensor
 
-from .fitting import option_name
 from .loss import Term
 from .model import DualForce
+from .terms import option_name
+
+
+LEAST_ERROR = 1e-4
+"""Errors smaller than this, in spreads of the labels, are equal: where forces vanish by
+symmetry, for instance, errors are rounding errors and choose no model."""
+
+
+UNLEARNT = 0.95
+"""Root mean square errors of this share of the labels' show that nothing is learnt."""
 
 
 class ErrorSums:
@@ -44,6 +53,21 @@ class ErrorSums:
         scales = torch.tensor([term.scale for term in self.terms], dtype=torch.float64)
         return (self._means()[1].sqrt() * scales).tolist()
 
+    def unlearnt(self, trained: List[Term]) -> List[str]:
+        """Names of trained terms whose errors are no smaller than their labels.
+
+        :param trained: terms that a stage trains.
+        """
+        names = {term.name for term in trained}
+        rms = self._means()[1].sqrt()
+        return [
+            term.name
+            for index, term in enumerate(self.terms)
+            if term.name in names
+            and self.values[3, index] > 0
+            and float(rms[index]) >= UNLEARNT * term.spread
+        ]
+
     def metric(self, kind: str, trained: List[Term], conservative: float) -> float:
         """What the best model is best in.
 
@@ -64,10 +88,9 @@ class ErrorSums:
                 continue
             if kind == "loss":
                 metric += weights[term.name] * float(means[2, index])
-            elif kind == "mae_prod":
-                metric *= float(means[0, index])
-            else:
-                metric *= float(means[1, index].sqrt())
+                continue
+            error = means[0, index] if kind == "mae_prod" else means[1, index].sqrt()
+            metric *= max(float(error), LEAST_ERROR * term.spread)
         return metric
 
 

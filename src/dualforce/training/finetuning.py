@@ -1,5 +1,8 @@
 """Fine-tuning that leaves the energy alone."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..nn.painn import PaiNN
 from .model import DualForce
 
@@ -8,9 +11,20 @@ DIRECT_KINDS = ("force", "stress")
 """Kinds of the targets that are predicted without a gradient."""
 
 
+def check_finetune(finetune: Mapping[str, Any]) -> None:
+    """Check options that depend on each other.
+
+    :param finetune: the section ``finetune`` of the training options.
+    :raises ValueError: if they contradict each other.
+    """
+    early = finetune.get("direct_layers") is not None
+    if early and finetune.get("train") != "direct_head":
+        raise ValueError("`finetune: direct_layers` goes with `train: direct_head`")
+
+
 def freeze_all_but_direct_heads(model: DualForce) -> None:
     """Let a training change the heads of direct forces and stresses only. Energies and
-    conservative forces then stay as they are, in every bit.
+    conservative forces then stay bitwise identical.
 
     :param model: the model.
     :raises ValueError: if it has no direct force.

@@ -1,93 +1,59 @@
-"""Baselines, scales and loss terms, from the labels of the training set."""
+"""Pair potentials, baselines and scales, from the labels of the training set."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Optional
 
 import numpy as np
 import torch
-from metatomic.torch import System
-from metatrain.composition import CompositionModel
-from metatrain.utils.io import load_model
+from metatomic.torch import System, unit_conversion_factor
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
-from torch import Tensor
 
-from ..nn.calibration import Calibration
 from ..nn.pair_potential import PairPotential
 from ..nn.pairs import PairTerm
+from .baselines import (
+    calibration_of,
+    count_atoms,
+    fit_baseline,
+    given_baseline,
+    least_squares,
+)
 from .data import Frame, count_labels
-from .loss import Term, loss_kind
 from .model import DualForce
-from .pair_fit import fit_pair_potential, n_coefficients
-from .stages import Stage
-from .targets import FORCE, FORCES_GRADIENT, STRESS, VIRIAL_GRADIENT
+from .pair_fit import MAX_UNKNOWNS, fit_pair_potential, n_coefficients
+from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
 
 
-HUBER_DELTA = 0.05
-"""Where the Huber loss turns linear, in spreads of the labels, for ``delta: 1``."""
+LEAST_FORCE = 0.1
+"""Least root mean square of forces, in spreads of the energy of an atom per Å. Smaller
+ones are those of relaxed or symmetric structures, or rounding errors: the energy is not
+learnt from them, and their errors count as if the forces were of this size."""
+
+LEAST_ENERGY = 1e-4
+"""Least spread of the energies of atoms, in root mean squares of the forces times 1 Å.
+Energies that differ by less are equal but for rounding; their errors count as if they
+differed by this."""
 
 
-def calibration_of(model: DualForce, name: str) -> Any:
-    """Scale and baseline of a target."""
-    calibration = model.calibrations[name]
-    assert isinstance(calibration, Calibration)
-    return calibration
+def target_of(name: str) -> str:
+    """The target that a label belongs to."""
+    return name.removesuffix(FORCES_GRADIENT).removesuffix(VIRIAL_GRADIENT)
 
 
-# ------------------------------------------------------------------------ baselines
+def kind_of_label(name: str, model: DualForce) -> str:
+    """Kind of a label: that of its target, ``"force"`` or ``"stress"``."""
+    if name.endswith(FORCES_GRADIENT):
+        return "force"
+    return "stress" if name.endswith(VIRIAL_GRADIENT) else model.kinds[name]
 
 
-def _given_baseline(
-    model: DualForce, energy: str, given: Mapping[str, Any] | str
-) -> Dict[int, float]:
-    """Energies of atoms that need no fit, by atomic number."""
-    if isinstance(given, str):
-        loaded = load_model(given)
-        if not isinstance(loaded, CompositionModel) or energy not in loaded.outputs:
-            raise ValueError(
-                f"`atomic_baseline: {given}` is not a composition model for '{energy}'"
-            )
-        weights = loaded.model.weights[energy].block().values[:, 0].tolist()
-        return dict(zip(loaded.atomic_types, weights, strict=True))
-    values = given.get(energy, {})
-    if isinstance(values, (int, float)):
-        return {atomic_type: float(values) for atomic_type in model.atomic_types}
-    return {int(key): float(value) for key, value in values.items()}
+# ----------------------------------------------------------------- sizes of labels
 
 
-def fit_baseline(
-    model: DualForce,
-    energy: str,
-    frames: List[Frame],
-    given: Mapping[str, Any] | str,
-) -> Tensor:
-    """Energy of an atom of each type, least squares of smallest norm.
-
-    :return: shape ``[n_types, n_properties]``.
-    """
-    known = _given_baseline(model, energy, given)
-    types = torch.tensor(model.atomic_types)
-    labelled = [frame for frame in frames if energy in frame.labels]
-    targets = torch.cat([frame.labels[energy] for frame in labelled])
-    counts = torch.stack(
-        [(frame.types.unsqueeze(1) == types).sum(0) for frame in labelled]
-    ).to(torch.float64)
-    baseline = torch.zeros(len(types), targets.shape[1], dtype=torch.float64)
-    free = [i for i, t in enumerate(model.atomic_types) if t not in known]
-    for i, atomic_type in enumerate(model.atomic_types):
-        baseline[i] = known.get(atomic_type, 0.0)
-    if free:
-        rest = (targets - counts @ baseline).numpy()
-        solution = np.linalg.lstsq(counts[:, free].numpy(), rest, rcond=None)[0]
-        baseline[free] = torch.from_numpy(solution)
-    return baseline
-
-
-# ------------------------------------------------------------------------ scales
-
-
-def _rms(frames: List[Frame], name: str, per_atom: bool) -> Optional[float]:
-    """Root mean square of a label; of totals, per atom."""
+def rms(frames: Sequence[Frame], name: str, per_atom: bool) -> Optional[float]:
+    """Root mean square of a label; of totals, per atom. None where it is zero, or no
+    frame has the label."""
     values = [
         frame.labels[name] if per_atom else frame.labels[name] / len(frame)
         for frame in frames
@@ -95,8 +61,68 @@ def _rms(frames: List[Frame], name: str, per_atom: bool) -> Optional[float]:
     ]
     if not values:
         return None
-    rms = float(torch.cat([v.reshape(-1) for v in values]).square().mean().sqrt())
-    return rms if rms > 0.0 else None
+    found = float(torch.cat([v.reshape(-1) for v in values]).square().mean().sqrt())
+    return found if found > 0.0 else None
+
+
+def energy_spread(model: DualForce, energy: str, frames: Sequence[Frame]) -> float:
+    """Root mean square of the energies per atom that the composition of the frames does
+    not explain."""
+    labelled = [frame for frame in frames if energy in frame.labels]
+    if not labelled:
+        return 0.0
+    labels = [frame.labels[energy] for frame in labelled]
+    if model.targets[energy].sample_kind == "atom":
+        return float(torch.cat(labels).std(unbiased=False))
+    counts = count_atoms(model.atomic_types, labelled)
+    sizes = counts.sum(1, keepdims=True)
+    shares, means = counts / sizes, torch.cat(labels).numpy() / sizes
+    left = means - shares @ least_squares(shares, means)
+    return float(np.sqrt(np.mean(left**2)))
+
+
+def angstrom_of(model: DualForce) -> float:
+    """1 Å in the length unit of the data."""
+    length_unit = model.dataset_info.length_unit
+    return unit_conversion_factor("angstrom", length_unit or "angstrom")
+
+
+def forces_matter(
+    model: DualForce, energy: str, label: str, frames: Sequence[Frame]
+) -> bool:
+    """Whether forces are large enough, compared with the energies, to learn from.
+
+    :param model: the model, which knows types and units.
+    :param energy: name of an energy.
+    :param label: name of its forces.
+    :param frames: frames with labels in physical units.
+    """
+    size = (rms(frames, label, True) or 0.0) * angstrom_of(model)
+    return size > 0.0 and size >= LEAST_FORCE * energy_spread(model, energy, frames)
+
+
+def least_spread(model: DualForce, frames: Sequence[Frame], name: str) -> float:
+    """Least number by which errors of a label are divided in the loss, in the unit of
+    the label; zero where nothing is known.
+
+    :param model: the model, which knows types and units.
+    :param frames: frames with labels in physical units, with or without baseline.
+    :param name: name of the label.
+    """
+    target, kind = target_of(name), kind_of_label(name, model)
+    for energy in model.energies:
+        if target not in (energy.name, energy.force, energy.stress):
+            continue
+        if kind == "scalar":
+            label = energy.name + FORCES_GRADIENT
+            forces = rms(frames, label, True) or 0.0
+            return LEAST_ENERGY * forces * angstrom_of(model)
+        least = LEAST_FORCE * energy_spread(model, energy.name, frames)
+        return least / angstrom_of(model) if kind == "force" else least
+    return 0.0
+
+
+# ------------------------------------------------------------ repulsion and pairs
 
 
 def remove_pair_terms(model: DualForce, frames: List[Frame]) -> List[Frame]:
@@ -121,24 +147,60 @@ def _remove_pair_term(
     )
     system = get_system_with_neighbor_lists(system, [term.neighbor_list])
     systems = [system.to(device=model.interface.device)]
-    volume = torch.abs(torch.det(frame.cell))
     labels = dict(frame.labels)
     for name, values in frame.labels.items():
-        target = _target_of(name)
+        target = target_of(name)
         if target not in names:
             continue
-        kind = _kind_of_label(name, model)
-        part = term.contribution(target, kind, systems).cpu()
+        part = term.contribution(target, kind_of_label(name, model), systems).cpu()
         if name not in model.per_atom():
             part = part.sum(0, keepdim=True)
-        labels[name] = values - (part * volume if kind == "stress" else part)
+        labels[name] = values - part
     return replace(frame, labels=labels)
 
 
-def _kind_of_label(name: str, model: DualForce) -> str:
-    if name.endswith(FORCES_GRADIENT):
-        return "force"
-    return "stress" if name.endswith(VIRIAL_GRADIENT) else model.kinds[name]
+def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
+    """Fit the pair potentials of new energies, or direct forces, that have labels."""
+    potential = model.pair_potential
+    if not isinstance(potential, PairPotential):
+        return
+    counts = count_labels(frames)
+    residuals = remove_pair_terms(model, frames)
+    sizes = n_coefficients(
+        potential, model.atomic_types, model.dataset_info.length_unit
+    )
+    energies = {energy.name for energy in model.energies}
+    for group in model.force_groups():
+        target = group[0]
+        labels = [target + FORCES_GRADIENT, *group]
+        known = [
+            label
+            for label in labels
+            if label in counts and kind_of_label(label, model) == "force"
+        ]
+        if target not in new or not known:
+            continue
+        if target in energies and not forces_matter(model, target, known[0], frames):
+            logging.warning(
+                f"The forces of '{target}' are small against its energies (root mean "
+                f"squares of {rms(frames, known[0], True) or 0.0:.2g} and "
+                f"{energy_spread(model, target, frames):.2g} per atom): they are those "
+                "of relaxed or symmetric structures, or rounding errors. The model "
+                "learns from the energies, and no potential between pairs is fitted"
+            )
+            continue
+        left = fit_pair_potential(potential, sizes, target, known[0], residuals)
+        if left is not None:
+            logging.info(
+                f"A potential between pairs leaves {100.0 * left:.0f} % of the forces "
+                f"of '{target}' to the network (root mean square)"
+            )
+        elif sizes.sum() > MAX_UNKNOWNS:
+            logging.info(f"No pair potential for '{target}': too many elements")
+    model.use_pair_potential()
+
+
+# ------------------------------------------------------------ baselines and scales
 
 
 def remove_baseline(model: DualForce, frames: List[Frame]) -> List[Frame]:
@@ -159,26 +221,17 @@ def remove_baseline(model: DualForce, frames: List[Frame]) -> List[Frame]:
     return out
 
 
-def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
-    """Fit the pair potentials of new energies, or direct forces, that have labels."""
-    potential = model.pair_potential
-    if not isinstance(potential, PairPotential):
-        return
-    counts = count_labels(frames)
-    residuals = remove_pair_terms(model, frames)
-    sizes = n_coefficients(
-        potential, model.atomic_types, model.dataset_info.length_unit
-    )
-    for group in model.force_groups():
-        labels = [group[0] + FORCES_GRADIENT, *group]
-        known = [
-            label
-            for label in labels
-            if label in counts and _kind_of_label(label, model) == "force"
-        ]
-        if group[0] in new and known:
-            fit_pair_potential(potential, sizes, group[0], known[0], residuals)
-    model.use_pair_potential()
+def _scale(model: DualForce, name: str, residuals: List[Frame]) -> float:
+    """Scale of a target: the size of its labels; of an energy, that of its forces times
+    a length of one, so that its gradient is of order one."""
+    energies = {energy.name for energy in model.energies}
+    found = rms(residuals, name, name in model.per_atom())
+    if name not in energies:
+        return max(found or 0.0, least_spread(model, residuals, name)) or 1.0
+    label = name + FORCES_GRADIENT
+    if forces_matter(model, name, label, residuals):
+        found = rms(residuals, label, True)
+    return found or 1.0
 
 
 def fit_calibration(
@@ -187,11 +240,12 @@ def fit_calibration(
     atomic_baseline: Mapping[str, Any] | str,
     scale_targets: bool,
 ) -> None:
-    """Fit baselines and scales of targets that are new to the model.
+    """Fit pair potentials, baselines and scales of targets that are new to the model.
 
-    An energy is scaled by the spread of its forces times a length of one: its gradient
-    is then of order one.
-
+    :param model: the model, which is changed.
+    :param frames: training frames with labels in physical units.
+    :param atomic_baseline: the option of this name.
+    :param scale_targets: the option of this name.
     :raises ValueError: if no frame has a label for a target.
     """
     counts = count_labels(frames)
@@ -203,17 +257,15 @@ def fit_calibration(
     fit_pairs(model, new_targets, frames)
     without_pairs = remove_pair_terms(model, frames)
     for name in energies:
-        baseline = fit_baseline(model, name, without_pairs, atomic_baseline)
+        known = given_baseline(model, name, atomic_baseline)
+        baseline = fit_baseline(model, name, without_pairs, known)
         calibration_of(model, name).baseline.copy_(baseline)
     model.fitted = list(model.targets)
     if not scale_targets:
         return
     residuals = remove_baseline(model, frames)
     for name in new_targets:
-        scale = _rms(residuals, name, name in model.per_atom())
-        if name in energies:
-            scale = _rms(residuals, name + FORCES_GRADIENT, True) or scale
-        calibration_of(model, name).scale.fill_(scale or 1.0)
+        calibration_of(model, name).scale.fill_(_scale(model, name, residuals))
 
 
 def to_raw_units(model: DualForce, frames: List[Frame]) -> List[Frame]:
@@ -224,7 +276,7 @@ def to_raw_units(model: DualForce, frames: List[Frame]) -> List[Frame]:
         index = (frame.types.unsqueeze(1) == types).to(torch.long).argmax(1)
         labels = {}
         for name, values in frame.labels.items():
-            scale = calibration_of(model, _target_of(name)).scale.cpu()
+            scale = calibration_of(model, target_of(name)).scale.cpu()
             if name in model.per_atom():
                 scale = scale[index].reshape([-1] + [1] * (values.dim() - 1))
             else:
@@ -232,98 +284,3 @@ def to_raw_units(model: DualForce, frames: List[Frame]) -> List[Frame]:
             labels[name] = values / scale
         out.append(replace(frame, labels=labels))
     return out
-
-
-def _target_of(name: str) -> str:
-    return name.removesuffix(FORCES_GRADIENT).removesuffix(VIRIAL_GRADIENT)
-
-
-# ------------------------------------------------------------------------ loss terms
-
-
-def option_name(name: str, kinds: Dict[str, str]) -> str:
-    """Name of a term in the weights of a stage."""
-    if name.endswith(FORCES_GRADIENT):
-        return "forces"
-    if name.endswith(VIRIAL_GRADIENT):
-        return "stress"
-    return {"force": FORCE, "stress": STRESS}.get(kinds[name], "energy")
-
-
-def _loss_config(loss: Any, name: str, model: DualForce) -> Mapping[str, Any]:
-    """What the option ``loss`` says about a term."""
-    if isinstance(loss, str):
-        return {"type": loss}
-    target = _target_of(name)
-    gradient = {"forces": "positions", "stress": "strain"}.get(
-        option_name(name, model.kinds)
-    )
-    for energy in model.energies:
-        if target in energy.derived:
-            target = energy.name
-            gradient = "positions" if name == energy.force else "strain"
-    config = loss.get(target, {})
-    if isinstance(config, str):
-        return {"type": config}
-    if gradient is not None:
-        gradients = config.get("gradients", {})
-        shorthand = config.get("forces" if gradient == "positions" else "stress")
-        default = shorthand or {"type": config.get("type", "mse")}
-        config = gradients.get(gradient, default)
-        if isinstance(config, str):
-            return {"type": config}
-    return dict(config)
-
-
-def make_terms(
-    model: DualForce, frames: List[Frame], hypers: Mapping[str, Any]
-) -> List[Term]:
-    """Loss terms for all that is labelled.
-
-    :param model: the model, with fitted scales.
-    :param frames: training frames in raw units.
-    :param hypers: training options.
-    """
-    factors = {
-        "energy": hypers["energy_weight"],
-        "forces": 1.0,
-        "stress": hypers["stress_weight"],
-        FORCE: hypers["direct_weight"],
-        STRESS: hypers["direct_weight"] * hypers["stress_weight"],
-    }
-    energies = {energy.name for energy in model.energies}
-    terms = []
-    for name in sorted(count_labels(frames)):
-        target = _target_of(name)
-        is_gradient = name != target
-        if is_gradient and model.hypers["forces"] == "direct":
-            continue
-        config = _loss_config(hypers["loss"], name, model)
-        per_atom = name in model.per_atom()
-        kind = model.kinds[target]
-        is_other = target not in energies and kind in ("scalar", "vector")
-        factor = 1.0 if is_other else factors[option_name(name, model.kinds)]
-        term = Term(
-            name=name,
-            target=target,
-            weight=factor * float(config.get("weight", 1.0)),
-            spread=_rms(frames, name, per_atom) or 1.0,
-            scale=float(calibration_of(model, target).scale.mean()),
-            loss=loss_kind(config, name),
-            delta=float(config.get("delta", 1.0)) * HUBER_DELTA,
-            per_atom=per_atom,
-        )
-        terms.append(term)
-        logging.info(
-            f"Loss term '{name}': {term.loss}, weight {term.weight:g}, spread "
-            f"{term.spread * term.scale:.4g} {model.targets[target].unit}"
-        )
-    return terms
-
-
-def weight_in_stage(term: Term, stage: Stage, model: DualForce) -> Term:
-    """A term with the weight it has in a stage."""
-    factor = stage.weights.get(option_name(term.name, model.kinds), 1.0)
-    if term.conservative and stage.conservative_fraction == 0.0:
-        factor = 0.0
-    return replace(term, weight=factor * term.weight)

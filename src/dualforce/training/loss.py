@@ -75,6 +75,24 @@ def loss_kind(config: Mapping[str, Any], name: str) -> str:
     return str(kind)
 
 
+def check_losses(loss: Any) -> None:
+    """Check the option ``loss``, with whatever it says about targets and gradients.
+
+    :param loss: the option.
+    :raises ValueError: if it names a loss, or a reduction, that there is not.
+    """
+    if isinstance(loss, str):
+        loss_kind({"type": loss}, "all targets")
+        return
+    for target, config in loss.items():
+        parts = {} if isinstance(config, str) else config
+        gradients = [parts.get(name) for name in ("forces", "stress", "virial")]
+        gradients += parts.get("gradients", {}).values()
+        for part in (config, *gradients):
+            if part is not None:
+                loss_kind({"type": part} if isinstance(part, str) else part, target)
+
+
 # ------------------------------------------------------------------- predictions
 
 
@@ -107,9 +125,9 @@ def predict(
         positions = graph.positions.detach().requires_grad_(True)
         strain = torch.zeros_like(graph.cells).requires_grad_(True)
         inputs = [positions, strain]
-        bent = torch.bmm(positions.unsqueeze(1), strain[graph.system]).squeeze(1)
+        moved = torch.bmm(positions.unsqueeze(1), strain[graph.system]).squeeze(1)
         graph = graph._replace(
-            positions=positions + bent, cells=graph.cells + graph.cells @ strain
+            positions=positions + moved, cells=graph.cells + graph.cells @ strain
         )
     raw = backbone.predict(graph, names)
     out: Dict[str, Tensor] = {}

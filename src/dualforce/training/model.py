@@ -1,6 +1,7 @@
 """The model: a network, its scales and baselines, and the outputs engines ask for."""
 
 import logging
+import math
 from typing import Any, Dict, List, Literal, Optional, Tuple
 
 import torch
@@ -139,9 +140,9 @@ class DualForce(ModelInterface[ModelHypers]):
             [n for n in (e.name, e.force, e.stress) if n is not None]
             for e in self.energies
         ]
-        claimed = {name for group in groups for name in group}
+        grouped = {name for group in groups for name in group}
         for name, kind in self.kinds.items():
-            if kind == "force" and name not in claimed:
+            if kind == "force" and name not in grouped:
                 stress = name.replace(FORCE, STRESS)
                 groups.append([n for n in (name, stress) if n in self.targets])
         return groups
@@ -196,7 +197,8 @@ class DualForce(ModelInterface[ModelHypers]):
 
         :param systems: structures, with the requested neighbour lists.
         :param outputs: outputs to compute. ``non_conservative_stress`` per atom is the
-            contribution of the atom.
+            contribution of the atom; it is zero for molecules and NaN for structures
+            that are periodic in one or two directions, which have no volume.
         :param selected_atoms: atoms to compute outputs for; all atoms of the structures
             count as neighbours.
         :raises ValueError: if two atoms lie at the same place.
@@ -231,8 +233,6 @@ class DualForce(ModelInterface[ModelHypers]):
                 # Totals are summed in double precision whatever the engine uses.
                 wide = torch.float64 if self.kinds[name] == "scalar" else dtype
                 values = calibration(raw[name].to(wide), self.type_index[types])
-                if self.kinds[name] == "stress":
-                    values = self._per_volume(values, systems, system_of_atom)
                 kind = self.kinds[name]
                 if name in self.repelled:
                     values = values + self.repulsion.contribution(name, kind, systems)
@@ -240,6 +240,8 @@ class DualForce(ModelInterface[ModelHypers]):
                     values = values + self.pair_potential.contribution(
                         name, kind, systems
                     )
+                if kind == "stress":
+                    values = self._per_volume(values, systems, system_of_atom)
                 results[name] = self._to_map(
                     name, values, outputs[name].sample_kind, selection, samples, dtype
                 )
@@ -264,12 +266,17 @@ class DualForce(ModelInterface[ModelHypers]):
     def _per_volume(
         self, values: Tensor, systems: List[System], system_of_atom: Tensor
     ) -> Tensor:
-        """Symmetric stress from virial contributions; zero without a volume."""
+        """Symmetric stress from virials of atoms.
+
+        Structures of metatomic have no cell vector in directions that are not periodic.
+        A molecule has no stress, which is given as zero; that of a slab cannot be known
+        here, and NaN says so.
+        """
         cells = torch.stack([system.cell for system in systems])
         volumes = torch.abs(torch.det(cells))
-        inverse = torch.where(
-            volumes > 0, 1.0 / volumes.clamp(min=1e-12), torch.zeros_like(volumes)
-        )
+        periodic = torch.stack([system.pbc for system in systems]).any(dim=1)
+        without = torch.where(periodic, math.nan, 0.0).to(volumes)
+        inverse = torch.where(volumes > 0, 1.0 / volumes.clamp(min=1e-12), without)
         values = 0.5 * (values + values.transpose(1, 2))
         return values * inverse[system_of_atom].reshape(-1, 1, 1, 1)
 

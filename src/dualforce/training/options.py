@@ -71,7 +71,7 @@ class StageWeights(TypedDict):
 
 @suggest_nearest
 class StageHypers(TypedDict):
-    """One stage of a run. What is left out is taken from the options of the run."""
+    """One stage of a run. Options that are not given are those of the run."""
 
     name: NotRequired[str]
     """Name in the log."""
@@ -145,8 +145,7 @@ class TrainerHypers(TypedDict):
     """Options of the training, section ``architecture.training``."""
 
     distributed: NotRequired[bool]
-    """Train with several processes. Left out, this happens in SLURM jobs with more than
-    one task."""
+    """Train with several processes. Default: in SLURM jobs with more than one task."""
     distributed_port: int = 39591
     """Port on which the processes meet."""
     batch_size: int = 4
@@ -159,14 +158,14 @@ class TrainerHypers(TypedDict):
     conservative_fraction: Optional[float] = None
     """Share of frames in each batch whose forces are also matched by backpropagation;
     the others see energy and direct force only. 0 is direct training, 1 conservative
-    training. Terms that fewer frames see are weighted up in proportion. Left out: 0.25,
+    training. Terms that fewer frames see are weighted up in proportion. Default: 0.25,
     and 1 for batches of fewer than 200 atoms, where it takes no longer."""
     stages: Optional[list[StageHypers]] = None
     """Stages of the run, one after the other, each from the best model of the one
     before. Without stages a run is one stage."""
     learning_rate: Optional[float] = None
-    """Highest learning rate, of Muon for matrices and AdamW for other weights. Left
-    out: 1e-2 for ``painn``, 4e-3 in batches of fewer than 200 atoms, and 1e-3 for the
+    """Highest learning rate, of Muon for matrices and AdamW for other weights. Default:
+    1e-2 for ``painn``, 4e-3 in batches of fewer than 200 atoms, and 1e-3 for the
     networks of metatrain."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""
@@ -193,12 +192,20 @@ class TrainerHypers(TypedDict):
     """Weight of stresses against forces where ``loss`` gives no weights."""
     atomic_baseline: FixedCompositionWeights | str = {}
     """Energies of atoms to subtract, ``{"energy": {1: -13.6}}``, or a checkpoint of a
-    composition model. What is not given is fitted."""
+    composition model. What is not given is fitted. Fine-tuning keeps the baseline of
+    the checkpoint, and moves it where the data have another zero of energy."""
     scale_targets: bool = True
     """Let the network predict in units of the spread of the labels."""
-    max_force: float = 50.0
+    max_force: Optional[float] = None
     """Frames with a force on an atom above this, in the unit of the data, are reported
-    and left out."""
+    and excluded from the training or validation set. Default: 50 eV/Å."""
+    max_energy: Optional[float] = None
+    """Likewise frames whose energy per atom differs by more than this from that of
+    their atoms in the training set, by least squares. An ``atomic_baseline`` must not
+    leave more. Default: 20 eV."""
+    max_stress: Optional[float] = None
+    """Likewise frames with a component of the stress above this. Default: 3 eV/Å^3,
+    which is 480 GPa."""
     augmentation: bool = True
     """Rotate frames at random where the network is not equivariant."""
     log_interval: int = 1

@@ -1,9 +1,8 @@
 """Least-squares fit of the potential between pairs of atoms, to forces."""
 
-import logging
 import math
 from collections.abc import Sequence
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import scipy.linalg
@@ -28,10 +27,12 @@ farther is left to the network: those forces depend on what is around, and hundr
 coefficients fitted to few frames would add a rough noise that it has to undo."""
 
 SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Weights of squared second differences of coefficients against squared errors of
-forces, relative to the mean of what a coefficient does to them; which one is decided by
-frames that are not fitted. Where the data hold no pairs the potential goes on as a
-straight line."""
+"""Weights of the roughness that are tried. The roughness of a potential is the sum of
+squared second differences of its coefficients. The fit minimises the sum of squared
+errors of forces plus the roughness times the weight times the mean diagonal element of
+the normal equations. The best weight is found by cross-validation between two halves of
+the frames. At distances that do not occur in the data the potential is a straight
+line."""
 
 MAX_ATOMS = 30_000
 """Atoms whose forces are fitted; more bring nothing."""
@@ -84,24 +85,25 @@ def fit_pair_potential(
     target: str,
     label: str,
     frames: Sequence[Frame],
-) -> None:
-    """Fit the potential of a target; it stays zero where it predicts nothing.
+) -> Optional[float]:
+    """Fit the potential of a target. It stays zero where it does not improve the forces
+    of frames that were not fitted, where there would be more than :data:`MAX_UNKNOWNS`
+    coefficients, and where there are fewer than two frames.
 
     :param potential: the potential, changed in place.
     :param counts: see :func:`n_coefficients`.
     :param target: name of an energy, or of a direct force.
     :param label: name of the labels that are its forces.
-    :param frames: frames; those without the label are left out.
+    :param frames: frames; only those with the label are used.
+    :return: root mean square of the forces that remain in frames that were not fitted,
+        relative to that of the forces, or None where the potential stays zero.
     """
     chosen = _spread([frame for frame in frames if label in frame.labels])
-    if len(chosen) < 2 or not counts.any():
-        return
-    if counts.sum() > MAX_UNKNOWNS:
-        logging.info(f"No pair potential for '{target}': there are too many elements")
-        return
+    if len(chosen) < 2 or not 0 < counts.sum() <= MAX_UNKNOWNS:
+        return None
     halves = [_normal_equations(potential, counts, label, chosen[k::2]) for k in (0, 1)]
-    if not all(half.square for half in halves):
-        return
+    if not all(half.square and half.matrix.any() for half in halves):
+        return None
     differences = [np.diff(np.eye(count + 2, count), 2, 0) for count in counts]
     penalty = scipy.linalg.block_diag(*(second.T @ second for second in differences))
     errors = {
@@ -114,7 +116,7 @@ def fit_pair_potential(
     best = min(errors, key=lambda smoothness: errors[smoothness])
     left = math.sqrt(errors[best] / (halves[0].square + halves[1].square))
     if left >= 1.0:
-        return
+        return None
     whole = _Normal(
         halves[0].matrix + halves[1].matrix, halves[0].right + halves[1].right, 0.0
     )
@@ -123,10 +125,7 @@ def fit_pair_potential(
         penalty, best
     )
     potential.coefficients[potential.sets[target]] = polynomials(potential, solution)
-    logging.info(
-        f"A potential between pairs leaves {100.0 * left:.0f} % of the forces of "
-        f"'{target}' to the network (root mean square)"
-    )
+    return left
 
 
 def edge_vectors(frame: Frame) -> Tensor:

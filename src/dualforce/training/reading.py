@@ -22,15 +22,31 @@ from metatrain.utils.data.target_info import get_energy_target_info
 from .option_checks import nearest
 
 
+STRESS_NAMES = ("stress", "virial")
+"""What keys of stresses and virials contain."""
+
+
 @lru_cache(maxsize=4)
 def _read_file(filename: str, changed: int, size: int) -> List[Atoms]:
-    return read(filename, ":")
+    frames = read(filename, ":")
+    for atoms in frames:
+        for key, value in getattr(atoms.calc, "results", {}).items():
+            if key in atoms.info or key in atoms.arrays:
+                continue
+            per_atom = np.ndim(value) > 0 and len(value) == len(atoms) > 1
+            (atoms.arrays if per_atom else atoms.info)[key] = value
+    return frames
 
 
-def _frames(filename: str) -> List[Atoms]:
-    """Frames of a file; energies, forces and stresses need not read it again."""
+def read_frames(filename: str) -> List[Atoms]:
+    """Frames of a file, with all results of calculators among ``info`` and ``arrays``.
+    What was read is kept: energies, forces and stresses need not read it again.
+
+    :param filename: name of the file.
+    :raises ValueError: if there is no such file, or ASE cannot read it.
+    """
     if not os.path.exists(filename):
-        raise ValueError(f"there is no file '{filename}' to read targets from")
+        raise ValueError(f"there is no file '{filename}'")
     status = os.stat(filename)
     return _read_file(filename, status.st_mtime_ns, status.st_size)
 
@@ -64,13 +80,47 @@ def _numbers(value: Any, filename: str, index: int, key: str) -> np.ndarray:
 
 
 def _missing_key(
-    key: str, known: List[str], filename: str, what: str, option: str
+    key: str, frames: List[Atoms], filename: str, what: str, option: str
 ) -> ValueError:
+    known = {str(name) for atoms in frames for name in (*atoms.arrays, *atoms.info)}
+    known -= {"numbers", "positions"}
     listed = ", ".join(f"'{name}'" for name in sorted(known)) or "nothing"
     return ValueError(
         f"file '{filename}': no frame has the key '{key}' for {what}."
         f"{nearest(key, sorted(known))} The frames have: {listed}. Data without {what} "
         f"need `{option}: off` in the section of the target."
+    )
+
+
+def _stress_keys(frames: List[Atoms]) -> List[str]:
+    """Keys under which a frame seems to have a stress or a virial."""
+    return sorted(
+        {
+            str(key)
+            for atoms in frames
+            for key, value in atoms.info.items()
+            if any(name in str(key).lower() for name in STRESS_NAMES)
+            and np.size(value) in (6, 9)
+        }
+    )
+
+
+def _refuse_other_stresses(frames: List[Atoms], filename: str) -> None:
+    """
+    :raises ValueError: if frames have stresses or virials under other keys than the
+        usual one, and none under that.
+    """
+    others = _stress_keys(frames)
+    if not others or any("stress" in atoms.info for atoms in frames):
+        return
+    best = others[0]
+    how = f"`stress: {{key: {best}}}`"
+    if "virial" in best.lower():
+        how = f"`stress: off` and `virial: {{key: {best}}}`"
+    raise ValueError(
+        f"file '{filename}': no frame has the key 'stress' for stresses, but frames "
+        f"have {', '.join(map(repr, others))}. Did you mean '{best}'? Give {how} in "
+        "the section of the target to learn from it, or `stress: off` to ignore it"
     )
 
 
@@ -128,8 +178,9 @@ def _strain_gradient(
         return -values
     if atoms.cell.rank < 3 or atoms.cell.volume == 0.0:
         raise ValueError(
-            f"{_where(filename, index)}: it has a stress '{key}' but no cell; give the "
-            "frame a cell, or leave stresses out with `stress: false`"
+            f"{_where(filename, index)}: it has a stress '{key}' but no cell; give "
+            "the frame a cell (a slab: with a vector through the vacuum), or ignore "
+            "stresses with `stress: off`"
         )
     return values * atoms.cell.volume
 
@@ -165,7 +216,7 @@ def _gradient(
     if not section:
         return None
     filename, key = section["read_from"], section["key"]
-    frames, energies = _frames(filename), _frames(target["read_from"])
+    frames, energies = read_frames(filename), read_frames(target["read_from"])
     if [len(atoms) for atoms in frames] != [len(atoms) for atoms in energies]:
         raise ValueError(
             f"file '{filename}' with the {what} and file '{target['read_from']}' with "
@@ -175,10 +226,7 @@ def _gradient(
     absent = [i for i, value in enumerate(values) if value is None]
     if len(absent) == len(values):
         if required:
-            known = {name for a in frames for name in (*a.arrays, *a.info)}
-            known -= {"numbers", "positions"}
-            known_names = [str(name) for name in known]
-            raise _missing_key(key, known_names, filename, what, option)
+            raise _missing_key(key, frames, filename, what, option)
         return None
     if absent:
         listed = ", ".join(map(str, absent[:10])) + (", ..." if absent[10:] else "")
@@ -243,7 +291,7 @@ def read_energy(target_name: str, target: Any) -> Tuple[List[TensorMap], TargetI
         frame with a stress has no cell, or if atoms coincide.
     """
     filename, key = target["read_from"], target["key"]
-    frames = _frames(filename)
+    frames = read_frames(filename)
     energies = [_energy(a, filename, i, key) for i, a in enumerate(frames)]
     for index, atoms in enumerate(frames):
         _check_duplicates(atoms, filename, index)
@@ -254,11 +302,13 @@ def read_energy(target_name: str, target: Any) -> Tuple[List[TensorMap], TargetI
     # virial, was written by the user.
     stress = target["stress"]
     required = is_virial or (bool(stress) and stress["key"] != "stress")
+    option, what = ("virial", "virials") if is_virial else ("stress", "stresses")
+    if stress and not required:
+        _refuse_other_stresses(read_frames(stress["read_from"]), stress["read_from"])
 
     def read_strain(a: Atoms, f: str, i: int, k: str) -> Optional[np.ndarray]:
         return _strain_gradient(a, f, i, k, is_virial)
 
-    option, what = ("virial", "virials") if is_virial else ("stress", "stresses")
     virials = _gradient(target, option, what, read_strain, required)
     maps = [
         _tensor_map(i, energy, len(atoms), forces, virials)

@@ -20,39 +20,23 @@ from tqdm import tqdm
 
 from ..nn import Backbone
 from . import symmetry, upgrades
-from .data import (
-    Frame,
-    collate,
-    count_labels,
-    drop_extreme_frames,
-    make_frames,
-    rotate,
-)
+from .data import Frame, collate, rotate
 from .distributed import Processes, start_processes
 from .epoch_log import EpochReport, ErrorSums
-from .finetuning import (
-    DIRECT_KINDS,
-    freeze_all_but_direct_heads,
-    read_direct_from,
-)
-from .fitting import (
-    fit_calibration,
-    make_terms,
-    to_raw_units,
-    weight_in_stage,
-)
+from .finetuning import freeze_all_but_direct_heads, read_direct_from
 from .loss import Term, errors, predict
 from .model import DualForce
 from .optimizer import make_optimizer
 from .options import TrainerHypers
+from .preparation import Record, Start, prepare
 from .reading import forget_files
 from .stages import (
     Stage,
-    check_ranges,
     conservative_count,
     learning_rate_factor,
     make_stages,
 )
+from .terms import weight_in_stage
 
 
 @dataclass
@@ -77,7 +61,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 2
+    __checkpoint_version__ = 3
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one
@@ -88,6 +72,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
     terms: List[Term]
     train_frames: List[Frame]
     val_frames: List[Frame]
+    unlearnt: List[str]
+    """Terms of the loss about which the last epoch had learnt nothing."""
 
     def __init__(self, hypers: TrainerHypers) -> None:
         super().__init__(hypers)
@@ -95,6 +81,11 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.optimizer_state: Optional[Dict[str, Any]] = None
         self.average_state: Optional[Dict[str, Any]] = None
         self.best_state: Optional[Dict[str, Any]] = None
+        self.unlearnt = []
+        self.recorded: Optional[Record] = None
+        """What the run is trained on, if that is known."""
+        self.earlier_hypers: Optional[TrainerHypers] = None
+        """Options that an interrupted run started with."""
 
     @property
     def epoch(self) -> int:
@@ -120,9 +111,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             raise ValueError(
                 f"the dualforce trainer cannot train a {type(model).__name__} model"
             )
-        check_ranges(self.hypers)
-        # Wrong options are to be found before the data are read.
-        make_stages(self.hypers, model.hypers)
+        self._check_restart()
         self.model = model
         self.checkpoint_path = Path(checkpoint_dir) / "checkpoint.ckpt"
         self.processes = start_processes(self.hypers, devices)
@@ -150,43 +139,73 @@ class Trainer(TrainerInterface[TrainerHypers]):
     ) -> None:
         if self.progress.seed is None:
             seed = torch.initial_seed() % 2**52
-            self.progress.seed = int(self.processes.agree(float(seed)))
+            self.progress.seed = int(self.processes.broadcast(float(seed)))
         if self.only_direct_heads:
             freeze_all_but_direct_heads(self.model)
             if (layer := self.hypers["finetune"].get("direct_layers")) is not None:
                 read_direct_from(self.model, layer)
-            # The energy is to stay as it is, to the last bit.
+            # The energy is to stay bitwise identical.
             dtype = self.model.network_dtype()
         self._load_frames(train_datasets, val_datasets)
         forget_files()
         self.model.network_to(self.processes.device, dtype)
         self.report = EpochReport(self.terms, self.model)
         stages = self._make_stages()
+        if self._has_ended(stages):
+            logging.warning(
+                f"This run ended after epoch {self.epoch}; nothing is left to train, "
+                "and the model is exported again. To go on, raise `num_epochs` or "
+                "`max_minutes`, or start a new run with `finetune: {read_from: ...}`"
+            )
         for index in range(self.progress.stage, len(stages)):
             if index > self.progress.stage:
                 self._enter_stage(index)
             self._run_stage(stages[index], f"{index + 1}/{len(stages)}")
+        if self.unlearnt:
+            logging.warning(
+                f"The errors of {', '.join(self.unlearnt)} on the validation set are "
+                "as large as the labels: nothing has been learnt about them. Train for "
+                "longer, or see whether these labels belong to the structures"
+            )
+
+    def _check_restart(self) -> None:
+        """
+        :raises ValueError: if options have changed that act at the start of a run only.
+        """
+        if self.earlier_hypers is None:
+            return
+        before, now = (
+            hypers.get("atomic_baseline", {})
+            for hypers in (self.earlier_hypers, self.hypers)
+        )
+        if before != now:
+            raise ValueError(
+                f"`atomic_baseline` is {now}, and was {before} when the run started: "
+                "it acts at the start of a run only; give it as it was, or start a new "
+                "run"
+            )
 
     def _load_frames(self, train_datasets: List[Any], val_datasets: List[Any]) -> None:
-        model, is_main = self.model, self.processes.rank == 0
-        train = make_frames(train_datasets, "training", model, is_main)
-        train = drop_extreme_frames(
-            train, self.hypers["max_force"], "training", model.kinds
+        start: Start = "finetune" if self.model.fitted else "new"
+        prepared = prepare(
+            self.model,
+            self.hypers,
+            train_datasets,
+            val_datasets,
+            start if self.earlier_hypers is None else "restart",
+            self.recorded,
+            self.processes.rank == 0,
         )
-        val = make_frames(val_datasets, "validation", model, is_main)
-        fit_calibration(
-            model, train, self.hypers["atomic_baseline"], self.hypers["scale_targets"]
-        )
-        self.train_frames = to_raw_units(model, train)
-        self.val_frames = to_raw_units(model, val)
-        terms = make_terms(model, self.train_frames, self.hypers)
-        if self.only_direct_heads:
-            terms = [t for t in terms if model.kinds[t.target] in DIRECT_KINDS]
-        self.terms = terms
-        for split, frames in (("Training", train), ("Validation", val)):
-            counts = sorted(count_labels(frames).items())
-            listed = ", ".join(f"{name}: {number}" for name, number in counts)
-            logging.info(f"{split} set: {len(frames)} frames; labels {listed}")
+        self.train_frames, self.val_frames = prepared.train, prepared.val
+        self.terms, self.recorded = prepared.terms, prepared.record
+
+    def _has_ended(self, stages: List[Stage]) -> bool:
+        """Whether a restarted run has nothing left to do."""
+        progress = self.progress
+        if progress.epoch < 0 or progress.stage < len(stages) - 1:
+            return False
+        steps, seconds = progress.steps_in_stage, progress.seconds_in_stage
+        return stages[-1].progress(steps, self._steps_per_epoch, seconds) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
         n_atoms = sum(len(frame) for frame in self.train_frames)
@@ -254,7 +273,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _share_done(self, stage: Stage) -> float:
         seconds = 0.0
         if stage.max_minutes is not None:
-            seconds = self.processes.agree(self._seconds())
+            seconds = self.processes.broadcast(self._seconds())
         return stage.progress(
             self.progress.steps_in_stage, self._steps_per_epoch, seconds
         )
@@ -337,8 +356,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             raise ValueError(
                 "the loss or its gradient is not finite in step "
                 f"{self.progress.steps_in_stage} of stage '{stage.name}' ({names}). "
-                "Lower the learning rate or look at these frames; the last checkpoint "
-                f"is {self.checkpoint_path}"
+                "Lower the learning rate or look at these frames; "
+                f"{self._last_checkpoint()}"
             )
         self.optimizer.step()
         self.average.update_parameters(self.model.backbone)
@@ -459,8 +478,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         if not torch.isfinite(sums.values).all():
             raise ValueError(
                 "predictions are not finite for frames of the validation set "
-                f"({'; '.join(suspects) or 'seen by another process'}); the last "
-                f"checkpoint is {self.checkpoint_path}"
+                f"({'; '.join(suspects) or 'seen by another process'}); "
+                f"{self._last_checkpoint()}"
             )
         return sums
 
@@ -469,6 +488,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     ) -> None:
         progress = self.progress
         sums = self._validate(terms)
+        self.unlearnt = sums.unlearnt(terms)
         metric = sums.metric(
             self.hypers["best_model_metric"], terms, stage.conservative_fraction
         )
@@ -492,7 +512,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self._write_checkpoint()
 
     def _seconds_left(self, stage: Stage) -> float:
-        # On the main process alone, so no agreement about the time here.
+        # On the main process alone, so with its own clock.
         seconds = self._seconds()
         done = stage.progress(
             self.progress.steps_in_stage, self._steps_per_epoch, seconds
@@ -508,6 +528,12 @@ class Trainer(TrainerInterface[TrainerHypers]):
         }
         # SOAP-BPNN keeps more than tensors in its state
         return copy.deepcopy({**self.model.state_dict(), **averaged})
+
+    def _last_checkpoint(self) -> str:
+        """Where to go on after a failure."""
+        if self.checkpoint_path.exists():
+            return f"the last checkpoint is {self.checkpoint_path}"
+        return "no checkpoint has been written yet"
 
     def _write_checkpoint(self) -> None:
         # Written beside, under a name that is not a checkpoint's, and moved: a run
@@ -536,6 +562,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 "optimizer_state_dict": self.optimizer_state,
                 "average_state_dict": self.average_state,
                 "best_model_state_dict": self.best_state,
+                "data_record": self.recorded,
             }
         )
         return checkpoint
@@ -553,6 +580,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             trainer.optimizer_state = copy.deepcopy(checkpoint["optimizer_state_dict"])
             trainer.average_state = checkpoint["average_state_dict"]
             trainer.best_state = checkpoint["best_model_state_dict"]
+            trainer.recorded = checkpoint["data_record"]
+            trainer.earlier_hypers = checkpoint["train_hypers"]
         return trainer
 
     @classmethod

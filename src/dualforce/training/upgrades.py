@@ -48,6 +48,14 @@ def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     _add_softening(checkpoint["best_model_state_dict"])
 
 
+def trainer_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
+    """What a run was trained on was not stored.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["data_record"] = None
+
+
 def _add_softening(state: Optional[Dict[str, torch.Tensor]]) -> None:
     if state is None:
         return
