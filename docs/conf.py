@@ -30,6 +30,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_preserve_defaults = True
+# The pages are the same with and without torch-sim, which needs Python 3.12.
+autodoc_mock_imports = ["torch_sim"]
 
 # Without network, `DUALFORCE_DOCS_OFFLINE=1` leaves out links to other projects.
 intersphinx_mapping = {

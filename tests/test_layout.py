@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "md": {"forces"},
     "training": {"nn"},
     "engines": {"forces", "md"},
+    "torchsim": {"forces", "md"},
     "diagnostics": {"forces", "md"},
     "distillation": {"forces", "md", "training"},
     "plugin": {"nn", "training", "distillation"},
@@ -58,7 +59,7 @@ def test_imports_run_downwards(part: str) -> None:
 
 def test_only_training_knows_metatrain() -> None:
     """Dynamics, engines and diagnostics run without it."""
-    for part in ("forces", "md", "engines", "diagnostics"):
+    for part in ("forces", "md", "engines", "torchsim", "diagnostics"):
         for path in (ROOT / part).rglob("*.py"):
             assert "metatrain" not in {
                 name.split(".")[0]

@@ -1,3 +1,4 @@
+from . import torchsim
 from .diagnostics import diagnose
 from .distillation import combine, combine_files
 from .engines import ModelReference, write_inputs
@@ -74,6 +75,7 @@ __all__ = [
     "save_run",
     "set_thermal_momenta",
     "start_structure",
+    "torchsim",
     "tune",
     "write_inputs",
 ]

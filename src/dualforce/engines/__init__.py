@@ -1,20 +1,20 @@
-"""Inputs for other engines: i-PI, LAMMPS, OpenMM, and scripts for ASE."""
+"""Inputs for other engines: i-PI, LAMMPS, OpenMM, torch-sim, and scripts for ASE."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Dict, Literal, Union
+from typing import Dict, Literal, Optional, Union
 
 import ase
 
 from ..md import MDSettings, start_structure
 from ..md.structures import check_structure
-from . import ase_script, ipi, lammps, openmm
+from . import ase_script, ipi, lammps, openmm, torchsim
 from .files import ModelReference, write_folder
 
 
-Engine = Literal["ipi", "lammps", "openmm", "ase"]
+Engine = Literal["ipi", "lammps", "openmm", "torchsim", "ase"]
 
 Writer = Callable[[ase.Atoms, MDSettings, ModelReference], Dict[str, str]]
 
@@ -22,6 +22,7 @@ WRITERS: Dict[Engine, Writer] = {
     "ipi": ipi.input_files,
     "lammps": lammps.input_files,
     "openmm": openmm.input_files,
+    "torchsim": torchsim.input_files,
     "ase": ase_script.input_files,
 }
 
@@ -34,15 +35,18 @@ def write_inputs(
     settings: MDSettings,
     *,
     stock: bool = False,
+    replicas: Optional[int] = None,
 ) -> Path:
     """Write a folder that runs as it is in another engine.
 
-    :param engine: ``ipi``, ``lammps``, ``openmm`` or ``ase``.
+    :param engine: ``ipi``, ``lammps``, ``openmm``, ``torchsim`` or ``ase``.
     :param model: model, which is copied into the folder.
     :param atoms: structure; velocities are drawn where it has none.
     :param output: folder to write.
     :param settings: settings of the run.
     :param stock: for ``ipi``: use the driver that comes with i-PI.
+    :param replicas: for ``torchsim``: structures that run together, which differ in
+        velocities; 8 if not given.
     :return: the folder.
     :raises FileExistsError: if the folder is there already and not empty.
     :raises ValueError: if the engine cannot do it, or the model does not fit.
@@ -54,6 +58,10 @@ def write_inputs(
         if engine != "ipi":
             raise ValueError(f"--stock is for ipi, not for {engine}")
         write = partial(ipi.input_files, stock=True)
+    if replicas is not None:
+        if engine != "torchsim":
+            raise ValueError(f"--replicas is for torchsim, not for {engine}")
+        write = partial(torchsim.input_files, replicas=replicas)
     check_structure(atoms)
     start = start_structure(atoms, settings)
     _check_model(model, start, settings)
