@@ -164,7 +164,7 @@ def test_conservative_run_itself() -> None:
 def test_advice(rows: List[Candidate], words: str) -> None:
     """What to do follows from the verdicts."""
     judged = judge_all(rows)
-    result = Tuning(judged, recommend(judged), 5.0)
+    result = Tuning(judged, recommend(judged), 5.0, [])
     assert words in advice(result)
     assert len(table(result).splitlines()) == 1 + len(rows)
 
@@ -172,7 +172,7 @@ def test_advice(rows: List[Candidate], words: str) -> None:
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     """Errors that are not known are null."""
     judged = judge_all([measured(n_inner=1, drift=(0.1, NAN))])
-    written = write(Tuning(judged, None, 5.0), tmp_path, {"model": "none"})
+    written = write(Tuning(judged, None, 5.0, []), tmp_path, {"model": "none"})
     content = json.loads(written[0].read_text())
     assert content["candidates"][0]["drift"] == [0.1, None]
     assert content["settings"] == {"model": "none"}
@@ -221,7 +221,8 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "tune.json").read_text())
     assert content["settings"]["timestep_fs"] == 0.1
-    assert [row["n_inner"] for row in content["candidates"]][:2] == [1, 2]
+    assert content["candidates"][0]["n_inner"] == 1
+    assert [row["n_inner"] for row in content["predictions"]][:3] == [2, 3, 4]
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
     assert "drift (meV/atom/ps)" in result.output
     result = CliRunner().invoke(main, arguments)

@@ -7,6 +7,9 @@ from typing import Any, get_args
 
 import click
 
+from ..engines import ModelReference
+from ..engines.tuned import SAFE, inner_steps
+from ..md.run_folder import RunFolder
 from ..md.settings import CellShape, Ensemble, MDSettings
 
 
@@ -19,7 +22,12 @@ _OPTIONS: dict[str, tuple[str, Any, str]] = {
     ),
     "pressure": ("--pressure", float, "In bar; for npt."),
     "timestep": ("--timestep", float, "Inner step in fs."),
-    "n_inner": ("--inner", int, "Inner steps in an outer step (M)."),
+    "n_inner": (
+        "--inner",
+        int,
+        "Inner steps in an outer step (M); if not given, what `dualforce tune` has "
+        f"found for the model, otherwise {SAFE}.",
+    ),
     "steps": ("--steps", int, "Inner steps in all."),
     "friction": ("--friction", float, "In 1/ps; for nvt-langevin."),
     "tau": ("--tau", float, "Of the thermostat, in fs; for nvt-svr and npt."),
@@ -47,10 +55,32 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_settings(**options: Any) -> Any:
-        settings = MDSettings(**{name: options.pop(name) for name in _OPTIONS})
-        return command(settings=settings, **options)
+        values = {name: options.pop(name) for name in _OPTIONS}
+        if values["n_inner"] is None:
+            values["n_inner"] = _default_inner_steps(values, **options)
+        return command(settings=MDSettings(**values), **options)
 
     decorated: Callable[..., Any] = with_settings
     for field in reversed(dataclasses.fields(MDSettings)):
-        decorated = setting_option(field.name, field.default)(decorated)
+        default = None if field.name == "n_inner" else field.default
+        decorated = setting_option(field.name, default)(decorated)
     return decorated
+
+
+def _default_inner_steps(
+    values: dict[str, Any],
+    model: ModelReference,
+    output: str,
+    resume: bool = False,
+    **others: Any,
+) -> int:
+    """Inner steps of the run to resume, those found for the model, or a safe number."""
+    if resume and (known := RunFolder(output).n_inner) is not None:
+        return known
+    # With this setting alone, so that a timestep that makes no sense is refused.
+    timestep = MDSettings(timestep=values["timestep"]).timestep
+    n_inner, sentence = inner_steps(
+        model, timestep=timestep, hydrogen_mass=values["hydrogen_mass"]
+    )
+    click.echo(sentence)
+    return n_inner

@@ -7,11 +7,12 @@ from ase import units
 from tqdm import tqdm
 
 from ..engines import ModelReference
+from ..engines.tuned import remember
 from ..md import repartition_hydrogen_mass
 from ..md.structures import check_structure
 from ..md.tuning import TOLERANCE
 from ..md.tuning import tune as tune_inner_steps
-from ..md.tuning_report import PLOT, TABLE, advice, table, write
+from ..md.tuning_report import PLOT, TABLE, advice, predictions, table, write
 from .common import model_options, read_structure
 from .md_options import setting_option
 
@@ -47,8 +48,10 @@ def tune(
 ) -> None:
     """Measure how many inner steps (M) MODEL tolerates on STRUCTURE.
 
-    Compares drift and cost of runs at constant energy with M = 1, 2, 4, 8, 16, 32 and
-    recommends the largest M whose drift is like that of the conservative force (M = 1).
+    A run with the conservative force (M = 1) predicts the drift with M = 2 to 32, from
+    fast changes of the difference of the forces. The largest M with an acceptable one
+    is confirmed by a run from the same start. What is recommended becomes the default
+    of `dualforce md` and `dualforce inputs`, kept in MODEL.tuned.json.
     """
     if output is not None:
         _check_folder(Path(output))
@@ -74,7 +77,18 @@ def tune(
             progress=progress,
         )
     click.echo(table(result))
+    click.echo(predictions(result))
     click.echo(advice(result, tolerance))
+    if result.recommended is not None:
+        kept = remember(
+            model,
+            result.recommended,
+            timestep=timestep,
+            temperature=temperature,
+            hydrogen_mass=hydrogen_mass,
+        )
+        if kept is not None:
+            click.echo(f"Default of `dualforce md` with this model: see {kept}")
     if output is not None:
         settings = {
             "model": str(model.model),

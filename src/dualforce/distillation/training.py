@@ -17,7 +17,7 @@ from metatrain.utils.distributed.logging import is_main_process
 from ..forces import CombinedForces, ForceSource, load_forces
 from ..md import RunFailedError
 from ..md.tuning import tune
-from ..md.tuning_report import advice, table, write
+from ..md.tuning_report import advice, predictions, table, write
 from ..training.data import Frame
 from ..training.trainer import Trainer
 from .combine import combine_files
@@ -136,11 +136,14 @@ def _check(
     except (RunFailedError, FloatingPointError, KeyboardInterrupt) as error:
         logging.error(f"The check came to no end: {str(error) or 'interrupted'}")
         return
-    logging.info("\n" + table(result) + "\n" + advice(result, TOLERANCE))
-    if len(result.candidates) > 1 and result.candidates[1].is_bad:
+    logging.info(
+        "\n".join(["", table(result), predictions(result), advice(result, TOLERANCE)])
+    )
+    tested = result.candidates[1:]
+    if tested and tested[0].is_bad:
         logging.warning(
             "The student is too inaccurate to be of use: not even M = "
-            f"{result.candidates[1].n_inner} is tolerated. Train for longer, on more "
+            f"{tested[0].n_inner} is tolerated. Train for longer, on more "
             "structures (`teacher: extend`), or a larger student"
         )
     settings: Dict[str, object] = {

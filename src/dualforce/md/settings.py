@@ -24,8 +24,9 @@ class MDSettings:
     """In bar, for ``npt``."""
     timestep: float = 0.5
     """Inner step, in fs."""
-    n_inner: int = 8
-    """Inner steps (:math:`M`) in an outer step."""
+    n_inner: int = 4
+    """Inner steps (:math:`M`) in an outer step; 4 suits most models, and
+    :func:`~dualforce.tune` finds the best."""
     steps: int = 10000
     """Inner steps in all; rounded up to whole outer steps."""
     friction: float = 1.0

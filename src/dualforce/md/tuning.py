@@ -1,14 +1,14 @@
-"""How many inner steps (M) a model tolerates: runs at constant energy, and the rule by
-which they are compared with that of the conservative force."""
+"""How many inner steps (M) a model tolerates: a prediction from a run with conservative
+forces, runs at constant energy that confirm it, and the rule by which they are compared
+with that of the conservative force."""
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple, Type
 
 import ase
 import numpy as np
@@ -16,13 +16,14 @@ from ase import units
 
 from ..forces import Array, CountedForces, ForceSource
 from .guard import Guard
+from .prediction import BothForcesVerlet, predicted_drift
 from .preparation import EQUILIBRATION, equilibrate
 from .respa import RespaVelocityVerlet
 from .statistics import UNKNOWN, Estimate, difference, slope_with_error
 from .thermostats import check_positive
 
 
-CANDIDATES = (1, 2, 4, 8, 16, 32)
+CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 PICOSECOND = 1000.0 * units.fs
 
 TOLERANCE = 0.2
@@ -32,9 +33,13 @@ MIN_LENGTH_PS = 1.0
 """Shorter runs decide nothing, unless they fail: they miss instabilities that take
 their time, and slow vibrations look like a drift."""
 
-SCAN_SHARE = 0.75
-"""Part of the time in which all candidates are compared, where that allows runs of
-:data:`MIN_LENGTH_PS`; in the rest the best of them is tested for longer."""
+N_TESTS = 2
+"""Candidates whose runs there is time for, where that allows runs of
+:data:`MIN_LENGTH_PS`; mostly the first one is good, and is tested for longer."""
+
+PROMISING = 0.5
+"""Part of the tolerance that a predicted drift may take: predictions are right within a
+factor of two."""
 
 MAX_DRIFT = 0.01
 """In eV/atom: a run whose energy has changed by so much has failed."""
@@ -102,15 +107,27 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What the run with conservative forces tells of a number of inner steps."""
+
+    n_inner: int
+    drift: Estimate
+    """In meV/atom/ps, beyond that of the conservative force; NaN where the run is too
+    short."""
+
+
+@dataclass(frozen=True)
 class Tuning:
-    """All candidates that were measured, and the best one."""
+    """All candidates that were measured, what was predicted, and the best one."""
 
     candidates: List[Candidate]
     recommended: Optional[int]
-    """Largest number of inner steps up to which all are good; none if not even the
-    conservative force alone is."""
+    """Largest number of inner steps up to which all that ran are good; none if not even
+    the conservative force alone is."""
     direct_ms_per_step: float
     """Wall time of a step with the direct force alone, in ms."""
+    predictions: List[Prediction]
+    """In rising order of inner steps; empty if the conservative force has failed."""
 
 
 # ----------------------------------------------------------------------------- the run
@@ -131,6 +148,8 @@ class ConstantEnergyRun:
         eV/atom.
     """
 
+    _dynamics: Type[RespaVelocityVerlet] = RespaVelocityVerlet
+
     def __init__(
         self,
         start: ase.Atoms,
@@ -142,7 +161,7 @@ class ConstantEnergyRun:
         interval: float = 0.0,
         max_drift: float = MAX_DRIFT,
     ) -> None:
-        self.run = RespaVelocityVerlet(
+        self.run = self._dynamics(
             start.copy(),
             timestep,
             forces,
@@ -280,6 +299,33 @@ def _growth(correction: Array) -> Optional[float]:
     return float(np.median(correction[-part:])) / first if first > 0.0 else None
 
 
+class ReferenceRun(ConstantEnergyRun):
+    """A run with conservative forces that predicts those with multiple time steps.
+
+    Arguments as of :class:`ConstantEnergyRun`.
+    """
+
+    _dynamics = BothForcesVerlet
+
+    def _record(self) -> None:
+        super()._record()
+        assert isinstance(self.run, BothForcesVerlet)
+        self._power.append(self.run.power)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._power: List[float] = []
+
+    def predict(self, n_inner: int) -> Prediction:
+        """Drift with a number of inner steps."""
+        temperature = float(np.mean(self.series[2])) if self._power else 0.0
+        value, error = predicted_drift(
+            self._power, self.run.timestep, n_inner, temperature
+        )
+        scale = 1000.0 * PICOSECOND / len(self.run.atoms)
+        return Prediction(n_inner, (scale * value, scale * error))
+
+
 # ---------------------------------------------------------------------------- the rule
 
 
@@ -384,10 +430,11 @@ def tune(
 ) -> Tuning:
     """Find out how many inner steps (M) a model tolerates on a structure.
 
-    The structure is equilibrated with the conservative force. All runs start from the
-    result, at constant energy, with rising numbers of inner steps, and are judged by
-    :func:`judge`. The second one that is bad ends the search. The best one is continued
-    while time is left.
+    The structure is equilibrated with the conservative force. A run with that force
+    predicts the drift of every candidate (:mod:`dualforce.md.prediction`). The largest
+    one predicted to be within the tolerance is confirmed by a run from the same start,
+    judged by :func:`judge`; if it is bad, the next smaller one follows. All runs are at
+    constant energy. The best one is continued while time is left.
 
     :param forces: source of both forces.
     :param atoms: structure; its velocities are replaced.
@@ -397,7 +444,7 @@ def tune(
         meV/atom/ps.
     :param seconds: wall time to use.
     :param seed: seed of the velocities.
-    :param candidates: numbers of inner steps in rising order, from 1.
+    :param candidates: numbers of inner steps in rising order, from 2.
     :param progress: told how far it is.
     :raises ValueError: if an argument makes no sense.
     :raises MissingForceError: if there is no direct or no conservative force.
@@ -430,11 +477,19 @@ def tune(
     )
     per_step = (time.perf_counter() - before) / max(1, round(length / timestep))
     overhead = max(0.0, per_step - costs[1])
-    search = _Search(forces, timestep, tolerance, begin + seconds, report)
-    search.scan(start, candidates, (costs[0] + overhead, costs[1] + overhead))
-    search.confirm()
+    search = _Search(forces, start, timestep, tolerance, begin + seconds, report)
+    search.run_reference((costs[0] + overhead, costs[1] + overhead))
+    if not search.candidates[0].is_bad:
+        search.predict(candidates)
+        search.test()
+        search.confirm()
     rows = search.candidates
-    return Tuning(rows, recommend(rows), 1000.0 * search.direct_seconds(costs[0]))
+    return Tuning(
+        rows,
+        recommend(rows),
+        1000.0 * search.direct_seconds(costs[0]),
+        search.predictions,
+    )
 
 
 def _measure_costs(forces: ForceSource, atoms: ase.Atoms) -> Tuple[float, float]:
@@ -448,52 +503,89 @@ def _measure_costs(forces: ForceSource, atoms: ase.Atoms) -> Tuple[float, float]
 
 
 class _Search:
-    """Runs with more and more inner steps."""
+    """A run with conservative forces, and runs with multiple time steps.
+
+    :param start: equilibrated structure, from which all runs start.
+    :param timestep: inner step, in ASE's unit of time.
+    :param deadline: reading of :func:`time.perf_counter` at which to stop.
+    """
 
     def __init__(
         self,
         forces: ForceSource,
+        start: ase.Atoms,
         timestep: float,
         tolerance: float,
         deadline: float,
         report: Callable[[str, float], None],
     ) -> None:
-        self._forces, self._timestep = forces, timestep
+        self._forces, self._start, self._timestep = forces, start, timestep
         self._tolerance, self._deadline = tolerance, deadline
         self._report = report
+        self._length = 0.0
         self._runs: List[ConstantEnergyRun] = []
         self._costs: List[CountedForces] = []
+        self.predictions: List[Prediction] = []
 
     @property
     def candidates(self) -> List[Candidate]:
-        """What the runs have shown, judged."""
-        return judge_all([run.candidate() for run in self._runs], self._tolerance)
+        """What the runs have shown, judged, in rising order of inner steps."""
+        runs = sorted(self._runs, key=lambda run: run.n_inner)
+        return judge_all([run.candidate() for run in runs], self._tolerance)
 
-    def scan(
-        self, start: ase.Atoms, candidates: Sequence[int], costs: Tuple[float, float]
-    ) -> None:
-        """Run in rising order of inner steps, up to the second that is bad.
+    def run_reference(self, costs: Tuple[float, float]) -> None:
+        """Run with conservative forces alone, as long as the others will.
 
-        :param start: equilibrated structure.
-        :param candidates: numbers of inner steps.
         :param costs: seconds of a step with the direct force and with both.
         """
-        speeds = [
-            self._timestep * n / ((n - 1) * costs[0] + costs[1]) for n in candidates
-        ]
-        length = _length(speeds, self._deadline - time.perf_counter())
-        for n_inner in candidates:
+        left = self._deadline - time.perf_counter()
+        self._length = _length(costs, self._timestep, left)
+        counted = CountedForces(self._forces)
+        self._add(ReferenceRun(self._start, self._timestep, counted), counted)
+
+    def predict(self, candidates: Sequence[int]) -> None:
+        """Predict the drift with each number of inner steps."""
+        reference = self._runs[0]
+        assert isinstance(reference, ReferenceRun)
+        self.predictions = [reference.predict(n_inner) for n_inner in candidates]
+
+    def test(self) -> None:
+        """Run candidates, from the largest with a good prediction downwards, until one
+        is good. Where one is not, the prediction has failed (the direct force is too
+        different for linear response), and the next has half as many inner steps."""
+        n_inner: Optional[int] = self._largest_promising()
+        while n_inner is not None and time.perf_counter() < self._deadline:
             counted = CountedForces(self._forces)
-            run = ConstantEnergyRun(start, self._timestep, counted, n_inner)
-            run.advance(length, self._deadline, partial(self._report, f"M = {n_inner}"))
-            out_of_time = run.failed is None and run.run.get_time() < 0.5 * length
-            if self._runs and out_of_time:
+            run = ConstantEnergyRun(self._start, self._timestep, counted, n_inner)
+            self._add(run, counted)
+            if recommend(self.candidates) == n_inner:
+                return
+            n_inner = max(
+                (
+                    each.n_inner
+                    for each in self.predictions
+                    if 2 * each.n_inner <= n_inner
+                ),
+                default=None,
+            )
+
+    def _largest_promising(self) -> int:
+        """The number of inner steps to begin with; the smallest where none is promising
+        or the run was too short to predict anything."""
+        limit = PROMISING * self._tolerance
+        promising = self.predictions[0].n_inner
+        for prediction in self.predictions:
+            # Comparisons with a prediction that is not known (NaN) are false.
+            if not prediction.drift[0] <= limit:
                 break
-            self._runs.append(run)
-            self._costs.append(counted)
-            n_bad = sum(candidate.is_bad for candidate in self.candidates)
-            if n_bad == 2 or (n_bad and n_inner == 1):
-                break
+            promising = prediction.n_inner
+        return promising
+
+    def _add(self, run: ConstantEnergyRun, counted: CountedForces) -> None:
+        task = f"M = {run.n_inner}"
+        run.advance(self._length, self._deadline, partial(self._report, task))
+        self._runs.append(run)
+        self._costs.append(counted)
 
     def confirm(self) -> None:
         """Continue the best candidate while time is left, and the next best if it turns
@@ -533,19 +625,15 @@ class _Search:
         ]
 
 
-def _length(speeds: Sequence[float], seconds: float) -> float:
-    """Simulated time for each candidate, in ASE's unit of time.
+def _length(costs: Tuple[float, float], timestep: float, seconds: float) -> float:
+    """Simulated time of each run, in ASE's unit of time.
 
-    :param speeds: simulated time in a second of wall time, of each candidate.
+    :param costs: seconds of a step with the direct force and with both.
+    :param timestep: inner step, in ASE's unit of time.
     :param seconds: wall time for all of them.
     """
     wanted = MIN_LENGTH_PS * PICOSECOND
-
-    def affordable(n_candidates: int) -> float:
-        return seconds / math.fsum(1.0 / speed for speed in speeds[:n_candidates])
-
-    if SCAN_SHARE * affordable(len(speeds)) >= wanted:
-        return SCAN_SHARE * affordable(len(speeds))
-    # Shorter runs decide nothing: rather leave out the largest, which mostly fail
-    # early.
-    return max(affordable(len(speeds)), min(wanted, affordable(2)))
+    reference, test = costs[1] / timestep, (costs[0] + costs[1]) / (2.0 * timestep)
+    longest = seconds / (reference + N_TESTS * test)
+    # Shorter runs decide nothing: rather leave out the second test.
+    return max(longest, min(wanted, seconds / (reference + test)))

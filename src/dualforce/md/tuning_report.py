@@ -42,6 +42,19 @@ def table(result: Tuning) -> str:
     )
 
 
+def predictions(result: Tuning) -> str:
+    """What was predicted for each number of inner steps, in a line; nothing if the run
+    was too short.
+
+    :param result: of :func:`~dualforce.md.tuning.tune`.
+    """
+    known = [each for each in result.predictions if each.drift[0] == each.drift[0]]
+    if not known:
+        return ""
+    values = ", ".join(f"{each.drift[0]:.2g} (M = {each.n_inner})" for each in known)
+    return f"Predicted drift beyond that of M = 1, in meV/atom/ps: {values}"
+
+
 def _row(candidate: Candidate, result: Tuning) -> Tuple[str, ...]:
     milliseconds = candidate.ms_per_step
     return (
@@ -76,7 +89,7 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
     lines: List[str] = []
     if best is not None:
         lines.append(
-            f"Use M = {best} (--inner {best}): the largest whose drift is within "
+            f"Use M = {best} (--inner {best}): the largest found whose drift is within "
             f"{tolerance:g} meV/atom/ps of that of M = 1."
         )
     elif first.is_bad:
@@ -152,6 +165,14 @@ def _plot(result: Tuning, path: Path) -> None:
     rows = result.candidates
     for row in rows:
         _draw_drift(left, row)
+    left.plot(
+        [each.n_inner for each in result.predictions],
+        [rows[0].drift[0] + each.drift[0] for each in result.predictions],
+        color=GOOD,
+        lw=1.0,
+        label="predicted",
+    )
+    left.legend(loc="upper left", frameon=False)
     left.axhline(rows[0].drift[0], color="gray", lw=0.8, zorder=0)
     left.set(ylabel="drift of the conserved quantity\n(meV/atom/ps)", yscale="symlog")
     first = rows[0].ms_per_step
@@ -165,10 +186,11 @@ def _plot(result: Tuning, path: Path) -> None:
     right.axhline(direct, color="gray", ls="--", label="direct force alone")
     right.set(ylabel="speed relative to M = 1", ylim=(0.0, None))
     right.legend(loc="lower right", frameon=False)
+    ticks = (1, 2, 4, 8, 16, 32)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
-        axes.set_xticks([row.n_inner for row in rows])
-        axes.set_xticklabels([str(row.n_inner) for row in rows])
+        axes.set_xticks(ticks)
+        axes.set_xticklabels(map(str, ticks))
         axes.set_xlabel("inner steps M")
         if result.recommended is not None:
             axes.axvline(result.recommended, color=GOOD, lw=6.0, alpha=0.15)

@@ -1,0 +1,127 @@
+"""What ``dualforce tune`` has found for a model, kept beside it."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..forces import names_calculator
+from ..md import MDSettings
+from .files import ModelReference
+
+
+SAFE = MDSettings.n_inner
+"""Inner steps where nothing is known."""
+
+_KEY = ("model_sha256", "direct_model_sha256", "variant", "hydrogen_mass_u")
+"""What must agree for a finding to apply."""
+
+
+def record_file(model: ModelReference) -> Optional[Path]:
+    """``NAME.tuned.json`` beside the model; none for calculators of ASE."""
+    if names_calculator(model.model):
+        return None
+    return Path(model.model).with_suffix(".tuned.json")
+
+
+def remember(
+    model: ModelReference,
+    n_inner: int,
+    *,
+    timestep: float,
+    temperature: float,
+    hydrogen_mass: Optional[float],
+) -> Optional[Path]:
+    """Keep a number of inner steps for :func:`inner_steps`.
+
+    :param model: the model it was found for.
+    :param n_inner: inner steps in an outer step.
+    :param timestep: inner step, in fs.
+    :param temperature: in K.
+    :param hydrogen_mass: in u; none for natural masses.
+    :return: the file, or none where there is no place for it.
+    """
+    path = record_file(model)
+    if path is None:
+        return None
+    entry: Dict[str, Any] = _key(model, hydrogen_mass) | {
+        "temperature_K": temperature,
+        "timestep_fs": timestep,
+        "n_inner": n_inner,
+    }
+    others = [old for old in _read(path) if not _agree(old, entry)]
+    try:
+        path.write_text(json.dumps([*others, entry], indent=2) + "\n")
+    except OSError:  # a model in a folder of somebody else
+        return None
+    return path
+
+
+def inner_steps(
+    model: ModelReference, *, timestep: float, hydrogen_mass: Optional[float]
+) -> Tuple[int, str]:
+    """Inner steps where the user gives none: what was found for the model, with outer
+    steps of the same length; otherwise :data:`SAFE`.
+
+    :param model: model to run.
+    :param timestep: inner step, in fs.
+    :param hydrogen_mass: in u; none for natural masses.
+    :return: the number, and a sentence that says why.
+    """
+    path = record_file(model)
+    found: List[Dict[str, Any]] = []
+    if path is not None and path.exists():
+        key = _key(model, hydrogen_mass)
+        found = [entry for entry in _read(path) if _agree(entry, key)]
+    if not found:
+        return SAFE, (
+            f"M = {SAFE} (--inner), which suits most models; `dualforce tune` finds "
+            "the best one for this model"
+        )
+    outer = found[-1]["n_inner"] * found[-1]["timestep_fs"]
+    n_inner = max(1, math.floor(outer / timestep + 1e-6))
+    return n_inner, (
+        f"M = {n_inner}, from {path}: outer steps of {outer:g} fs conserved energy at "
+        f"{found[-1]['temperature_K']:g} K"
+    )
+
+
+def _key(model: ModelReference, hydrogen_mass: Optional[float]) -> Dict[str, Any]:
+    return {
+        "model_sha256": _digest(model.model),
+        "direct_model_sha256": model.direct_model and _digest(model.direct_model),
+        "variant": model.variant,
+        "hydrogen_mass_u": hydrogen_mass,
+    }
+
+
+def _digest(model: str) -> str:
+    if names_calculator(model) or not Path(model).is_file():
+        return model
+    return hashlib.sha256(Path(model).read_bytes()).hexdigest()
+
+
+def _agree(entry: Dict[str, Any], other: Dict[str, Any]) -> bool:
+    return all(entry.get(name) == other.get(name) for name in _KEY)
+
+
+def _read(path: Path) -> List[Dict[str, Any]]:
+    """Entries of a file that make sense; damaged ones count as missing."""
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(entries, list):
+        return []
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry, dict)
+        and all(_positive(entry.get(n)) for n in ("n_inner", "timestep_fs"))
+        and _positive(entry.get("temperature_K"))
+    ]
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0

@@ -1,0 +1,112 @@
+r"""How fast a run with multiple time steps drifts, told by a run without.
+
+With ``n_inner`` (:math:`M`) steps of length :math:`\Delta t` between outer points, the
+difference of the forces, :math:`g = f_C - f_D`, acts :math:`M` times as strong at every
+:math:`M`-th step and not at all at the others. It is as if, beside the conservative
+force, :math:`g` acted with the factor
+
+.. math::
+
+    M \delta_{n \bmod M, 0} - 1 = \sum_{k=1}^{M-1} e^{i \omega_k n \Delta t}, \qquad
+    \omega_k = \frac{2 \pi k}{M \Delta t}
+
+at step :math:`n`. In linear response (R. Kubo, J. Phys. Soc. Jpn. 12, 570 (1957)) a
+force :math:`g(x)` that is switched on and off, whether or not it has a potential,
+changes the density in phase space by what :math:`g \cdot v` has been before, divided by
+:math:`k_B T`, so that the system takes up
+
+.. math::
+
+    P = \frac{1}{2 k_B T} \sum_{k=1}^{M-1} S(\omega_k), \qquad
+    S(\omega) = \Delta t \sum_{m} \langle (g \cdot v)(0) \, (g \cdot v)(m \Delta t)
+    \rangle \, e^{i \omega m \Delta t}
+
+in a unit of time, with :math:`S` from a run with conservative forces. What limits
+:math:`M` are thus fast parts of :math:`g`: a resonance of the outer step with
+vibrations, not the size of :math:`g` alone.
+"""
+
+from collections.abc import Sequence
+from typing import Tuple
+
+import numpy as np
+from ase import units
+from scipy.signal import welch
+
+from ..forces import Array
+from .respa import RespaVelocityVerlet
+from .statistics import UNKNOWN, Estimate
+
+
+SEGMENT = 512
+"""Steps in each part of a run whose spectra are averaged."""
+
+WINDOW = "blackmanharris"
+"""Its side lobes lie 92 dB below: the slow part of ``g . v`` is larger than the fast
+one by many orders of magnitude."""
+
+MIN_SEGMENTS = 2
+"""Segments a run must have."""
+
+
+class BothForcesVerlet(RespaVelocityVerlet):
+    """Velocity Verlet with conservative forces that evaluates the direct ones as well,
+    and records the power of their difference.
+
+    Arguments as of :class:`.respa.RespaVelocityVerlet`, with ``n_inner = 1``.
+    """
+
+    @property
+    def power(self) -> float:
+        """``g . v`` at the present structure, in eV over ASE's unit of time."""
+        direct = self.point.direct
+        assert direct is not None
+        difference = self.point.conservative.forces - direct.forces
+        return float((difference * self.atoms.get_velocities()).sum())
+
+    def _evaluate(self) -> None:
+        self.set_point(*self.forces.both(self.atoms, self.needs_stress))
+
+
+def predicted_drift(
+    power: Sequence[float], timestep: float, n_inner: int, temperature_K: float
+) -> Estimate:
+    """Energy that a run with multiple time steps takes up.
+
+    :param power: ``g . v`` at every step of a run with conservative forces, in eV over
+        ASE's unit of time.
+    :param timestep: time between them, in ASE's unit of time.
+    :param n_inner: inner steps in an outer step.
+    :param temperature_K: temperature of the run, in K.
+    :return: in eV over ASE's unit of time, with its standard error; NaN if the run is
+        too short.
+    """
+    frequencies, spectrum, n_segments = _spectrum(np.asarray(power, dtype=float))
+    if n_segments < MIN_SEGMENTS or not temperature_K > 0.0:
+        return UNKNOWN
+    harmonics = np.arange(1, n_inner) / n_inner
+    harmonics[harmonics >= 0.5] -= 1.0
+    values = timestep * np.interp(harmonics, frequencies, spectrum)
+    factor = 0.5 / (units.kB * temperature_K)
+    # Harmonics k and M - k are the same number; those of different k are independent.
+    error = np.sqrt(2.0 * (values**2).sum() / n_segments)
+    return float(factor * values.sum()), float(factor * error)
+
+
+def _spectrum(power: Array) -> Tuple[Array, Array, float]:
+    """Spectral density over frequency, both in units of the step, and the number of
+    independent segments it is an average of."""
+    if len(power) < SEGMENT:
+        return np.zeros(0), np.zeros(0), 0.0
+    frequencies, spectrum = welch(
+        power,
+        window=WINDOW,
+        nperseg=SEGMENT,
+        noverlap=SEGMENT // 2,
+        detrend="constant",
+        return_onesided=False,
+    )
+    order = np.argsort(frequencies)
+    # Windows that overlap by half and fall off so fast are nearly independent.
+    n_segments = 2.0 * len(power) / SEGMENT - 1.0
+    return frequencies[order], spectrum[order], n_segments

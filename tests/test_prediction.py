@@ -1,0 +1,126 @@
+"""The drift of multiple time stepping, predicted from a run without."""
+
+from typing import Any, Tuple
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from potentials import Analytic, Bare, argon
+
+from dualforce.md import RespaVelocityVerlet, equilibrate
+from dualforce.md.prediction import SEGMENT, predicted_drift
+from dualforce.md.tuning import PICOSECOND, ReferenceRun
+
+
+N_INNER = 10
+SPEED = 1.5
+"""Of a particle that moves by one wave in an outer step, in thermal velocities."""
+
+KELVIN = 1.0 / units.kB
+"""At which the thermal velocity of a particle of unit mass is one."""
+
+WAVE = 10.0
+"""Wave number, so large that particles move by less than a length of one in a step."""
+
+TIMESTEP = 2.0 * np.pi / (WAVE * SPEED) / N_INNER
+
+
+class Wave(Analytic):
+    """A force ``a sin(WAVE x)`` on every particle, and no others."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = a
+
+    def evaluate(self, atoms: Atoms) -> Tuple[float, Any, Any]:
+        """Energy and forces."""
+        phase = WAVE * atoms.positions[:, 0]
+        forces = np.zeros((len(atoms), 3))
+        forces[:, 0] = self.a * np.sin(phase)
+        return float(self.a / WAVE * np.cos(phase).sum()), forces, None
+
+
+def golden_rule(a: float) -> float:
+    """Power that a free particle takes up from a wave switched on in every ``N_INNER``
+    -th step: all particles as fast as a harmonic of the outer step are in resonance."""
+    speeds = SPEED * np.arange(1, 50)
+    density = np.exp(-0.5 * speeds**2) / np.sqrt(2.0 * np.pi)
+    return float(np.pi / WAVE * a**2 * (speeds**2 * density).sum())
+
+
+def free_particles(n: int) -> Atoms:
+    """Particles of unit mass, anywhere, with thermal velocities along x."""
+    rng = np.random.default_rng(0)
+    atoms = Atoms("H" * n, np.zeros((n, 3)), masses=np.ones(n))
+    atoms.positions[:, 0] = rng.uniform(0.0, 2.0 * np.pi, n)
+    velocities = np.zeros((n, 3))
+    velocities[:, 0] = rng.standard_normal(n)
+    atoms.set_velocities(velocities)
+    return atoms
+
+
+def test_prediction_of_free_particles() -> None:
+    """The spectrum along free flight gives the golden rule."""
+    rng = np.random.default_rng(1)
+    times = TIMESTEP * np.arange(2 * SEGMENT)
+    found = []
+    for _ in range(100):
+        x, v = rng.uniform(0.0, 2.0 * np.pi, 300), rng.standard_normal(300)
+        power = (np.sin(WAVE * (x + v * times[:, None])) * v).sum(1)
+        found.append(predicted_drift(power, TIMESTEP, N_INNER, KELVIN)[0] / 300)
+    error = np.std(found) / np.sqrt(len(found))
+    assert error < 0.1 * golden_rule(1.0)
+    assert np.mean(found) == pytest.approx(golden_rule(1.0), abs=3.0 * error)
+
+
+def test_multiple_time_steps_of_free_particles() -> None:
+    """Our integrator heats them as fast as the golden rule says."""
+    a, n = 0.04, 200000
+    forces = Bare(Wave(0.0), Wave(-a))
+    run = RespaVelocityVerlet(free_particles(n), TIMESTEP, forces, N_INNER)
+    energies = []
+    for _ in run.irun(9):  # later, resonant particles are caught by the wave
+        energies.append(run.conserved / n)
+    outer = N_INNER * TIMESTEP
+    rate = (energies[-1] - energies[1]) / (outer * (len(energies) - 2))
+    assert rate == pytest.approx(golden_rule(a), rel=0.2)
+
+
+def test_white_noise() -> None:
+    """Every harmonic has the same share, and the error is that of many repetitions."""
+    rng = np.random.default_rng(2)
+    series = rng.standard_normal((100, 8 * SEGMENT))
+    found = np.array([predicted_drift(w, 0.5, 6, 300.0) for w in series])
+    exact = 5 * 0.5 * 0.5 / (units.kB * 300.0)
+    assert found[:, 0].mean() == pytest.approx(exact, rel=0.05)
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.3)
+
+
+def test_slow_and_fast_parts() -> None:
+    """A slow change of the difference is harmless, a fast one in resonance is not."""
+    steps = np.arange(8 * SEGMENT)
+    slow = 100.0 * np.cos(2.0 * np.pi * steps / 100.0)
+    fast = np.cos(2.0 * np.pi * steps / 8.0)
+    drifts = [predicted_drift(w, 0.5, 8, 300.0)[0] for w in (slow, slow + fast)]
+    assert drifts[0] < 1e-4 * drifts[1]
+    # no harmonic of 5 steps is near
+    assert predicted_drift(slow + fast, 0.5, 5, 300.0)[0] < 1e-4 * drifts[1]
+
+
+def test_too_short() -> None:
+    """Nothing is predicted from a short run."""
+    drift, error = predicted_drift(np.ones(SEGMENT), 0.5, 4, 300.0)
+    assert np.isnan(drift) and np.isnan(error)
+
+
+def test_reference_run_is_the_conservative_one() -> None:
+    """Evaluating the direct force beside it changes nothing."""
+    atoms, forces = argon()
+    start = equilibrate(forces, atoms, 4.0 * units.fs, temperature_K=60.0)
+    reference = ReferenceRun(start, 4.0 * units.fs, forces)
+    reference.advance(0.2 * PICOSECOND)
+    plain = RespaVelocityVerlet(start.copy(), 4.0 * units.fs, forces)
+    plain.run(50)
+    np.testing.assert_array_equal(reference.run.atoms.positions, plain.atoms.positions)
+    assert reference.candidate().n_inner == 1
+    assert reference.candidate().correction is None
