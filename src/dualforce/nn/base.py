@@ -7,6 +7,8 @@ import torch
 from metatomic.torch import NeighborListOptions, System
 from torch import Tensor, nn
 
+from .wall import Wall
+
 
 class Graph(NamedTuple):
     """Several structures as one graph of plain tensors.
@@ -69,6 +71,11 @@ class Backbone(nn.Module, ABC):
     atom: not scaled, without baseline, shape ``[n_atoms, n_properties]`` for scalars,
     ``[n_atoms, 3, n_properties]`` for vectors and ``[n_atoms, 3, 3, n_properties]`` for
     rank-2 tensors (for a stress, the contribution of the atom to the virial).
+
+    A network that makes features from vectors between atoms passes them through
+    ``wall`` first.
+
+    :param atomic_types: atomic numbers the network knows.
     """
 
     equivariant: bool
@@ -78,9 +85,10 @@ class Backbone(nn.Module, ABC):
     interaction_range: float
     """How far, in the length unit, a prediction for an atom may look."""
 
-    def __init__(self) -> None:
+    def __init__(self, atomic_types: List[int]) -> None:
         super().__init__()
         self.register_buffer("dtype_reference", torch.zeros(1))
+        self.wall = Wall(atomic_types)
 
     @abstractmethod
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:

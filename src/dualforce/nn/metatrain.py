@@ -61,6 +61,10 @@ def inner_name(name: str, kind: str) -> str:
 class MetatrainBackbone(Backbone):
     """A model of metatrain, without its baseline and scaling.
 
+    Its networks make vectors between atoms themselves, from positions, so distances
+    inside the wall are not saturated: their layers are normalised, and what they
+    predict there is bounded without that.
+
     :param name: name of the architecture.
     :param hypers: its model hypers.
     :param atomic_types: atomic numbers the network knows.
@@ -76,7 +80,7 @@ class MetatrainBackbone(Backbone):
         atomic_types: List[int],
         length_unit: str,
     ) -> None:
-        super().__init__()
+        super().__init__(atomic_types)
         if hypers.get("zbl", False):
             raise ValueError(
                 f"set `zbl` in the `model` section, not inside `model.{name}`: the "

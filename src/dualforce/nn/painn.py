@@ -216,7 +216,7 @@ class PaiNN(Backbone):
     depths: Dict[str, int]
 
     def __init__(self, hypers: PaiNNHypers, atomic_types: List[int]) -> None:
-        super().__init__()
+        super().__init__(atomic_types)
         self.cutoff = float(hypers["cutoff"])
         self.n_channels = hypers["n_channels"]
         self.n_radial = hypers["n_radial"]
@@ -299,6 +299,7 @@ class PaiNN(Backbone):
         results: Dict[str, Tensor] = {}
         if len(outputs) == 0:
             return results
+        vectors = self.wall(vectors, types, centers, neighbors)
         rows = self._rows(vectors, centers, neighbors, types.shape[0])
         scalars = self.embedding(self.type_index[types])
         x = NodeFeatures(

@@ -36,7 +36,7 @@ class PairPotential(PairTerm):
     def __init__(
         self, atomic_types: List[int], neighbor_list: NeighborListOptions
     ) -> None:
-        super().__init__(neighbor_list)
+        super().__init__(neighbor_list, saturates=True)
         n_types = len(atomic_types)
         self.n_intervals = math.ceil(neighbor_list.cutoff / SPACING)
         self.spacing = neighbor_list.cutoff / self.n_intervals

@@ -26,6 +26,7 @@ from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from numpy.typing import NDArray
 
 from ..nn.pair_potential import PairPotential
+from ..nn.wall import Wall
 from .baselines import count_atoms, least_squares
 from .data import Frame
 from .fitting import angstrom_of, forces_matter
@@ -146,6 +147,7 @@ class PairReference:
             model.atomic_types, model.requested_neighbor_lists()[0]
         )
         self._potential.add([label])
+        self._no_wall = Wall(model.atomic_types).starts
         sizes = n_coefficients(
             self._potential, model.atomic_types, model.dataset_info.length_unit
         )
@@ -162,8 +164,9 @@ class PairReference:
             pbc=frame.pbc,
         )
         system = get_system_with_neighbor_lists(system, [self._potential.neighbor_list])
-        energies = self._potential.contribution(self._label, "scalar", [system])
-        virials = self._potential.contribution(self._label, "stress", [system])
+        edges = self._potential.edges([system], self._no_wall)
+        energies = self._potential.contribution(self._label, "scalar", edges)
+        virials = self._potential.contribution(self._label, "stress", edges)
         return float(energies.sum()), virials.sum(0)[:, :, 0].numpy()
 
 

@@ -23,6 +23,7 @@ from .data import Frame, count_labels
 from .model import DualForce
 from .pair_fit import MAX_UNKNOWNS, fit_pair_potential, n_coefficients
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
+from .walls import touches_wall
 
 
 LEAST_FORCE = 0.1
@@ -126,13 +127,22 @@ def least_spread(model: DualForce, frames: Sequence[Frame], name: str) -> float:
 
 
 def remove_pair_terms(model: DualForce, frames: List[Frame]) -> List[Frame]:
-    """Subtract repulsion and pair potential from labels."""
+    """Subtract repulsion, pair potential and, inside the wall, its repulsion from
+    labels."""
     for term, names in (
         (model.repulsion, model.repelled),
         (model.pair_potential, model.paired),
     ):
         if isinstance(term, PairTerm) and names:
             frames = [_remove_pair_term(model, term, names, frame) for frame in frames]
+    if model.walled:
+        repulsion, names = model.wall_repulsion, model.walled
+        frames = [
+            _remove_pair_term(model, repulsion, names, frame)
+            if touches_wall(model, frame)
+            else frame
+            for frame in frames
+        ]
     return frames
 
 
@@ -147,12 +157,13 @@ def _remove_pair_term(
     )
     system = get_system_with_neighbor_lists(system, [term.neighbor_list])
     systems = [system.to(device=model.interface.device)]
+    edges = term.edges(systems, model.backbone.wall.starts)
     labels = dict(frame.labels)
     for name, values in frame.labels.items():
         target = target_of(name)
         if target not in names:
             continue
-        part = term.contribution(target, kind_of_label(name, model), systems).cpu()
+        part = term.contribution(target, kind_of_label(name, model), edges).cpu()
         if name not in model.per_atom():
             part = part.sum(0, keepdim=True)
         labels[name] = values - part

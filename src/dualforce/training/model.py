@@ -13,6 +13,7 @@ from metatomic.torch import (
     ModelOutput,
     NeighborListOptions,
     System,
+    unit_conversion_factor,
 )
 from metatrain.utils.abc import ModelInterface
 from metatrain.utils.architectures import get_default_hypers
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from ..nn import Backbone, make_backbone
 from ..nn.calibration import Calibration
 from ..nn.pair_potential import PairPotential
-from ..nn.pairs import NoPairTerm
-from ..nn.repulsion import Repulsion
+from ..nn.pairs import Edges, NoPairTerm
+from ..nn.repulsion import Repulsion, WallRepulsion
 from . import upgrades
 from .options import ModelHypers
 from .targets import (
@@ -51,7 +52,7 @@ class DualForce(ModelInterface[ModelHypers]):
     :raises ValueError: if a target cannot be predicted.
     """
 
-    __checkpoint_version__ = 2
+    __checkpoint_version__ = 3
     __supported_devices__ = ["cuda", "cpu"]
     __supported_dtypes__ = [torch.float32, torch.float64]
     __default_metadata__ = ModelMetadata(
@@ -68,6 +69,7 @@ class DualForce(ModelInterface[ModelHypers]):
     output_names: List[str]
     kinds: Dict[str, str]
     repelled: List[str]
+    walled: List[str]
     paired: List[str]
     key_labels: Dict[str, Labels]
     component_labels: Dict[str, List[Labels]]
@@ -88,6 +90,11 @@ class DualForce(ModelInterface[ModelHypers]):
             self.pair_potential = PairPotential(
                 self.atomic_types, self.backbone.requested_neighbor_lists()[0]
             )
+        self.wall_repulsion = WallRepulsion(
+            self.atomic_types,
+            self.backbone.requested_neighbor_lists()[0],
+            dataset_info.length_unit,
+        )
         # Engines exchange data in the precision of this buffer. It stays in double
         # precision when the network computes in single: a total of many thousand eV
         # would otherwise be rounded.
@@ -101,6 +108,7 @@ class DualForce(ModelInterface[ModelHypers]):
         self.output_names = []
         self.kinds = {}
         self.repelled = []
+        self.walled = []
         self.paired = []
         self.key_labels = {}
         self.component_labels = {}
@@ -131,6 +139,24 @@ class DualForce(ModelInterface[ModelHypers]):
             for group in self.force_groups():
                 self.pair_potential.add(group)
             self.use_pair_potential()
+        for group in self.force_groups():
+            factor = self._electronvolt(group[0])
+            if factor is not None:
+                self.wall_repulsion.add(group, factor)
+        self.use_wall()
+
+    def _electronvolt(self, target: str) -> Optional[float]:
+        """1 eV in the unit of energy of a target, or None where that is not known.
+
+        :param target: an energy or a direct force.
+        """
+        unit = self.targets[target].unit
+        if not unit:
+            return None
+        if self.kinds[target] == "scalar":
+            return float(unit_conversion_factor("eV", unit))
+        angstrom = 1.0 / self.wall_repulsion.to_angstrom
+        return float(unit_conversion_factor("eV/angstrom", unit)) * angstrom
 
     @torch.jit.unused
     def force_groups(self) -> List[List[str]]:
@@ -152,6 +178,24 @@ class DualForce(ModelInterface[ModelHypers]):
         """Add the pair potential to what it has been fitted for."""
         if isinstance(self.pair_potential, PairPotential):
             self.paired = self.pair_potential.fitted()
+
+    @torch.jit.unused
+    def use_wall(self) -> None:
+        """Repel inside the wall, if there is one."""
+        starts = self.backbone.wall.starts
+        if bool(starts.any()):
+            self.wall_repulsion.set_starts(starts)
+            self.walled = list(self.wall_repulsion.factors)
+
+    @torch.jit.unused
+    def set_wall(self, starts: Tensor) -> None:
+        """Let the wall start elsewhere.
+
+        :param starts: by atomic numbers of both atoms, in the length unit of the
+            model, zero where there is no wall.
+        """
+        self.backbone.wall.set_starts(starts)
+        self.use_wall()
 
     def _add_target(self, name: str, info: TargetInfo) -> None:
         kind = target_kind(name, info)
@@ -228,6 +272,11 @@ class DualForce(ModelInterface[ModelHypers]):
             results["feature"] = self._to_map(
                 "feature", raw["feature"], kind, selection, samples, dtype
             )
+        starts = self.backbone.wall.starts
+        edges: Optional[Edges] = None  # of the network's neighbour list
+        for name in names:
+            if edges is None and (name in self.walled or name in self.paired):
+                edges = self.wall_repulsion.edges(systems, starts)
         for name, calibration in self.calibrations.items():
             if name in raw:
                 # Totals are summed in double precision whatever the engine uses.
@@ -235,11 +284,17 @@ class DualForce(ModelInterface[ModelHypers]):
                 values = calibration(raw[name].to(wide), self.type_index[types])
                 kind = self.kinds[name]
                 if name in self.repelled:
-                    values = values + self.repulsion.contribution(name, kind, systems)
-                if name in self.paired:
-                    values = values + self.pair_potential.contribution(
-                        name, kind, systems
-                    )
+                    reach = self.repulsion.edges(systems, starts)
+                    values = values + self.repulsion.contribution(name, kind, reach)
+                if edges is not None:
+                    if name in self.paired:
+                        values = values + self.pair_potential.contribution(
+                            name, kind, edges
+                        )
+                    if name in self.walled and edges.inside.shape[0] > 0:
+                        values = values + self.wall_repulsion.contribution(
+                            name, kind, edges
+                        )
                 if kind == "stress":
                     values = self._per_volume(values, systems, system_of_atom)
                 results[name] = self._to_map(
@@ -392,6 +447,7 @@ class DualForce(ModelInterface[ModelHypers]):
         model.backbone.to(dtype=state["backbone.dtype_reference"].dtype)
         model.load_state_dict(state)
         model.use_pair_potential()
+        model.use_wall()
         model.fitted = list(model.targets)
         model.metadata = merge_metadata(model.metadata, checkpoint.get("metadata"))
         return model

@@ -19,6 +19,7 @@ from .baselines import (
 )
 from .consistency import warn_of_contradictions
 from .data import Frame, collate, count_labels, make_frames
+from .domain import record_domain
 from .finetuning import DIRECT_KINDS
 from .fitting import fit_calibration, to_raw_units
 from .loss import Term, predict
@@ -26,6 +27,7 @@ from .model import DualForce
 from .plausibility import LabelBounds, check_given_baseline
 from .record import DataRecord, count_copies
 from .terms import make_terms
+from .walls import set_up_wall
 from .units import in_unit
 
 
@@ -101,6 +103,10 @@ def prepare(
     train = bounds.exclude(train, "training")
     val = bounds.exclude(val, "validation")
     only_direct = hypers["finetune"].get("train") == "direct_head"
+    if start != "restart":
+        record_domain(model, train)
+        if not only_direct:  # which leaves the energy as it is
+            set_up_wall(model, train)
     known = [e.name for e in model.energies if e.name in model.fitted]
     if start == "finetune":
         refuse_given_baseline(model, hypers["atomic_baseline"])

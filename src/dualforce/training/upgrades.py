@@ -4,7 +4,7 @@ An upgrade from version ``n`` of the model is a function ``model_update_vn_vn+1`
 changes the checkpoint in place; trainers likewise.
 """
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -39,6 +39,16 @@ def model_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     _add_softening(checkpoint["best_model_state_dict"])
 
 
+def model_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
+    """There was no wall, and there is none now.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    types = _atomic_types(checkpoint)
+    for state in ("model_state_dict", "best_model_state_dict"):
+        _add_wall(checkpoint[state], "backbone.", types)
+
+
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     """The same in the weights that a restart goes on from.
 
@@ -54,6 +64,29 @@ def trainer_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
     :param checkpoint: the checkpoint, changed in place.
     """
     checkpoint["data_record"] = None
+
+
+def trainer_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
+    """There was no wall in the weights that a restart goes on from.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    types = _atomic_types(checkpoint)
+    _add_wall(checkpoint["average_state_dict"], "module.", types)
+    _add_wall(checkpoint["best_model_state_dict"], "backbone.", types)
+
+
+def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
+    return list(checkpoint["model_data"]["dataset_info"].atomic_types)
+
+
+def _add_wall(
+    state: Optional[Dict[str, torch.Tensor]], prefix: str, types: List[int]
+) -> None:
+    if state is not None:
+        like = state[f"{prefix}dtype_reference"]
+        shape = (max(types) + 1,) * 2
+        state.setdefault(f"{prefix}wall.starts", like.new_zeros(shape))
 
 
 def _add_softening(state: Optional[Dict[str, torch.Tensor]]) -> None:
