@@ -2,6 +2,7 @@
 
 from .calculators import CalculatorForces, ConservativeCalculator
 from .combined import CombinedForces, Cost, CountedForces, DirectOnly
+from .domain import TrainingDomain
 from .loading import Model, load_calculator, load_forces, names_calculator
 from .metatomic import DIRECT_FORCE, DIRECT_STRESS, MetatomicForces, load_model
 from .protocol import (
@@ -35,6 +36,7 @@ __all__ = [
     "MetatomicForces",
     "MissingForceError",
     "Model",
+    "TrainingDomain",
     "check_finite",
     "list_atoms",
     "list_symbols",

@@ -41,6 +41,7 @@ class CombinedForces(ForceSource):
         self.device = energy.device
         known = [s.elements for s in (energy, direct) if s.elements is not None]
         self.elements = frozenset.intersection(*known) if known else None
+        self.domain = energy.domain or direct.domain
         self.has_energy, self.has_stress = energy.has_energy, energy.has_stress
         self.has_direct = True
         self._kind: Kind = "direct" if direct.has_direct else "conservative"
@@ -83,6 +84,7 @@ class _Delegate(ForceSource):
         self.source = source
         self.name, self.digest = source.name, source.digest
         self.device, self.elements = source.device, source.elements
+        self.domain = source.domain
         self.has_energy = source.has_energy
         self.has_conservative = source.has_conservative
         self.has_stress = source.has_stress

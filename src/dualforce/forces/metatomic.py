@@ -22,6 +22,7 @@ from metatomic.torch import (
 from torch import Tensor
 from vesin.metatomic import NeighborList
 
+from .domain import TrainingDomain
 from .protocol import (
     Array,
     Evaluation,
@@ -104,6 +105,7 @@ class MetatomicForces(ForceSource):
         capabilities = model.capabilities()
         self.outputs: Dict[str, ModelOutput] = capabilities.outputs
         self.elements = frozenset(capabilities.atomic_types)
+        self.domain = TrainingDomain.from_extra(model.metadata().extra)
         self._device = _pick_device(capabilities.supported_devices, device, self.name)
         self.device = str(self._device)
         self.dtype: torch.dtype = getattr(torch, capabilities.dtype)

@@ -11,6 +11,8 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .domain import TrainingDomain
+
 
 Array = NDArray[np.float64]
 
@@ -57,6 +59,8 @@ class ForceSource(ABC):
     """Torch device on which the forces are computed."""
     elements: Optional[FrozenSet[int]] = None
     """Atomic numbers the source knows; none where it does not say."""
+    domain: Optional[TrainingDomain] = None
+    """What the training data cover, where that is known."""
     has_energy: bool = True
     """Whether :meth:`conservative` returns an energy."""
     has_conservative: bool = True

@@ -22,6 +22,7 @@ from ..forces import (
     Model,
     load_forces,
 )
+from .extrapolation import Extrapolation
 from .guard import RunFailedError, describe_overlap
 from .respa import check_source
 from .structures import check_structure, with_results
@@ -109,6 +110,7 @@ def relax(
             f"the relaxation failed after {run.n_steps} steps: {error}"
             f"{describe_overlap(run.atoms)}"
         ) from error
+    run.extrapolation.watch(run.atoms, "at the end")
     final = source.conservative(run.atoms, stress=cell)
     assert final.energy is not None
     return Relaxation(
@@ -143,6 +145,7 @@ class _Descent:
         self.optimizer = optimizer
         self.progress = progress
         self.n_steps = 0
+        self.extrapolation = Extrapolation(forces)
 
     def descend_by_direct_forces(self) -> None:
         """Go downhill until direct forces are too small to be trusted, or the
@@ -193,8 +196,10 @@ class _Descent:
         return max(self.fmax, TRUSTED * place.correction)
 
     def _report(self, kind: str, optimizer: Optimizer) -> None:
-        force = _largest(self.atoms.get_forces())
-        self.progress(kind, self.n_steps + optimizer.nsteps, force)
+        force, step = _largest(self.atoms.get_forces()), self.n_steps + optimizer.nsteps
+        self.progress(kind, step, force)
+        if step % CHECK_INTERVAL == 0:
+            self.extrapolation.watch(self.atoms, f"at step {step}")
 
 
 @dataclass(frozen=True)

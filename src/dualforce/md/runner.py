@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..forces import CountedForces, Evaluation, ForceSource, Model, load_forces
 from .barostat import RespaNPT
 from .checkpoint import restore_run, save_run
+from .extrapolation import Extrapolation
 from .guard import Guard
 from .log import RunLog, summarise
 from .preparation import fix_center_of_mass, start_structure
@@ -177,10 +178,12 @@ def _attach(
     run: RespaVelocityVerlet, log: RunLog, folder: RunFolder, settings: MDSettings
 ) -> None:
     """Frames and lines of the log come before the checkpoint that presumes them."""
+    extrapolation = Extrapolation(run.forces)
 
     def write_frame() -> None:
         ase.io.write(folder.trajectory, _frame(run), format="extxyz", append=True)
         log.write()
+        extrapolation.watch(run.atoms, f"at step {run.nsteps * run.n_inner}")
 
     run.attach(write_frame, settings.outer_interval)
     run.attach(lambda: save_run(run, folder.checkpoint), _checkpoint_interval(settings))

@@ -15,6 +15,7 @@ import numpy as np
 from ase import units
 
 from ..forces import Array, CountedForces, ForceSource
+from .extrapolation import Extrapolation
 from .guard import Guard
 from .prediction import BothForcesVerlet, predicted_drift
 from .preparation import EQUILIBRATION, equilibrate
@@ -523,6 +524,7 @@ class _Search:
         self._tolerance, self._deadline = tolerance, deadline
         self._report = report
         self._length = 0.0
+        self._extrapolation = Extrapolation(forces)
         self._runs: List[ConstantEnergyRun] = []
         self._costs: List[CountedForces] = []
         self.predictions: List[Prediction] = []
@@ -540,6 +542,7 @@ class _Search:
         """
         left = self._deadline - time.perf_counter()
         self._length = _length(costs, self._timestep, left)
+        self._extrapolation.watch(self._start, "after the equilibration")
         counted = CountedForces(self._forces)
         self._add(ReferenceRun(self._start, self._timestep, counted), counted)
 
@@ -584,8 +587,13 @@ class _Search:
     def _add(self, run: ConstantEnergyRun, counted: CountedForces) -> None:
         task = f"M = {run.n_inner}"
         run.advance(self._length, self._deadline, partial(self._report, task))
+        self._watch(run)
         self._runs.append(run)
         self._costs.append(counted)
+
+    def _watch(self, run: ConstantEnergyRun) -> None:
+        where = f"at step {run.n_steps} with M = {run.n_inner}"
+        self._extrapolation.watch(run.run.atoms, where)
 
     def confirm(self) -> None:
         """Continue the best candidate while time is left, and the next best if it turns
@@ -598,6 +606,7 @@ class _Search:
             if left < 0.2 * run.run.get_time():
                 return
             run.advance(left, self._deadline, partial(self._report, f"M = {best}"))
+            self._watch(run)
             after = recommend(self.candidates)
             if after == best:
                 return

@@ -33,7 +33,6 @@ class Edges(NamedTuple):
     """Atoms of all structures."""
 
 
-
 def make_edges(
     systems: List[System], options: NeighborListOptions, starts: Tensor
 ) -> Edges:
@@ -59,9 +58,7 @@ def make_edges(
     row = pairs[0] * starts.shape[1] + pairs[1]
     of_edges = starts.flatten().index_select(0, row).to(lengths.dtype)
     inside = torch.nonzero(lengths.detach() < of_edges).reshape(-1)
-    return Edges(
-        joined, lengths, torch.cat(centers), pairs, of_edges, inside, n_atoms
-    )
+    return Edges(joined, lengths, torch.cat(centers), pairs, of_edges, inside, n_atoms)
 
 
 class NoPairTerm(nn.Module):

@@ -27,8 +27,8 @@ from .model import DualForce
 from .plausibility import LabelBounds, check_given_baseline
 from .record import DataRecord, count_copies
 from .terms import make_terms
-from .walls import set_up_wall
 from .units import in_unit
+from .walls import set_up_wall
 
 
 Start = Literal["new", "finetune", "restart"]
