@@ -1,4 +1,4 @@
-"""Inside the wall forces are finite, repulsive and consistent; outside nothing changes."""
+"""Walls: finite, repulsive and consistent forces inside, and nothing new outside."""
 
 import gzip
 from pathlib import Path
@@ -21,11 +21,11 @@ from helpers import (
     random_cell,
 )
 from metatomic.torch import NeighborListOptions, unit_conversion_factor
-from metatrain.utils.data import DatasetInfo
 from torch import Tensor
 from train_helpers import clusters, options, prepare, write
 
 from dualforce.forces import MetatomicForces
+from dualforce.nn.painn import NodeFeatures, limited
 from dualforce.nn.repulsion import Core, WallRepulsion, solve_core, walled_pair
 from dualforce.nn.wall import COINCIDENT, Wall, saturated_lengths
 from dualforce.training.data import make_frames
@@ -142,7 +142,9 @@ def test_outside_nothing_changes(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("distance", [0.85, 0.8296, 0.78, 0.6, 0.21, 0.1974, 0.19, 0.05])
+@pytest.mark.parametrize(
+    "distance", [0.85, 0.8296, 0.78, 0.6, 0.21, 0.1974, 0.19, 0.05]
+)
 def test_forces_are_gradients(backbone: str, distance: float) -> None:
     """Across wall and core, by central differences."""
     model, atoms = walled(backbone), water(0.0)
@@ -255,9 +257,7 @@ def test_walls_start_below_the_data(tmp_path: Path) -> None:
     first = model.backbone.wall.starts.double().clone()
     shortest = shortest_distances(model, frames)
     seen = torch.isfinite(shortest)
-    torch.testing.assert_close(
-        first[seen], BELOW * shortest[seen], rtol=1e-6, atol=0.0
-    )
+    torch.testing.assert_close(first[seen], BELOW * shortest[seen], rtol=1e-6, atol=0.0)
     assert (first == first.T).all() and model.walled
     closer = clusters(4)
     for atoms in closer:
@@ -299,6 +299,7 @@ def test_old_checkpoints_have_no_wall(backbone: str) -> None:
         DualForce.upgrade_checkpoint(checkpoint), "export"
     )
     assert not model.walled and not model.backbone.wall.starts.any()
+    assert not hasattr(model.backbone, "limits") or model.backbone.limits.isinf().all()
 
 
 def test_a_wall_without_pairs_is_none() -> None:
@@ -307,6 +308,28 @@ def test_a_wall_without_pairs_is_none() -> None:
     vectors = torch.randn(5, 3)
     index = torch.tensor([0, 0, 1, 1, 1])
     assert wall(vectors, torch.tensor([1, 8]), index, 1 - index) is vectors
+
+
+def test_features_have_limits() -> None:
+    """Smooth ones; below them features are what they are."""
+    limits = torch.tensor([1.0, 2.0])
+    s = torch.linspace(-5.0, 5.0, 2001, dtype=torch.float64).requires_grad_(True)
+    zeros = torch.zeros(1, 3, 1, dtype=torch.float64)
+    bent = limited(NodeFeatures(s, zeros), limits).scalars
+    (slope,) = torch.autograd.grad(bent.sum(), s, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), s)
+    assert bent.abs().max() <= 1.5 and (slope >= 0.0).all()
+    assert (bent[s.abs() <= 1.0] == s[s.abs() <= 1.0]).all()
+    assert second[(s.abs() - 1.0).abs() < 6e-3].abs().max() < 0.1
+    v = torch.tensor([[0.0, 3.0, 40.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.0]]).double()
+    vectors = limited(NodeFeatures(s, v.unsqueeze(0)), limits).vectors[0]
+    assert (vectors[:, 0] == 0.0).all() and vectors.norm(dim=0).max() <= 3.0 + 1e-9
+    torch.testing.assert_close(
+        vectors[1, 1] / vectors[0, 1], torch.tensor(4 / 3.0).double()
+    )
+    few = NodeFeatures(s[1000:1100], v[:, :1].unsqueeze(0))
+    assert limited(few, limits).scalars is few.scalars
+    assert limited(few, limits).vectors is few.vectors
 
 
 def test_random_elements_stay_bounded() -> None:

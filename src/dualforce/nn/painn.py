@@ -21,6 +21,12 @@ SOFTENING = 3.0
 """Square of the length below which a vector counts as short."""
 
 
+LIMITS = (16.0, 8.0)
+"""Scalars, and lengths of vectors, up to which features are what they are. In data they
+stay below 5 and 3; products of features in one layer after another reach hundreds in
+structures unlike any data."""
+
+
 class NodeFeatures(NamedTuple):
     """State of the atoms."""
 
@@ -28,6 +34,32 @@ class NodeFeatures(NamedTuple):
     """Shape ``[n_atoms, n_channels]``."""
     vectors: Tensor
     """Shape ``[n_atoms, 3, n_channels]``."""
+
+
+def limited(x: NodeFeatures, limits: Tensor) -> NodeFeatures:
+    r"""Features that do not exceed one and a half times their limits.
+
+    A scalar, or the length of a vector, :math:`s > l` becomes :math:`l + h \tanh((s -
+    l) / h)` with :math:`h = l / 2`: two derivatives are continuous. Features below
+    their limits are returned unchanged.
+
+    :param x: features.
+    :param limits: of scalars and of vectors, shape ``[2]``.
+    """
+    scalars, vectors = x.scalars, x.vectors
+    if bool((scalars.detach().abs() > limits[0]).any()):
+        limit = limits[0].to(scalars.dtype)
+        excess = (scalars.abs() - limit).clamp(min=0.0)
+        bent = 0.5 * limit * torch.tanh(2.0 * excess / limit)
+        scalars = scalars + torch.sign(scalars) * (bent - excess)
+    squares = (vectors * vectors).detach().sum(1)
+    if bool((squares > limits[1] * limits[1]).any()):
+        limit = limits[1].to(vectors.dtype)
+        lengths = (vectors * vectors).sum(1).clamp(min=1e-12).sqrt()
+        excess = (lengths - limit).clamp(min=0.0)
+        bent = 0.5 * limit * torch.tanh(2.0 * excess / limit)
+        vectors = vectors * (1.0 + (bent - excess) / lengths).unsqueeze(1)
+    return NodeFeatures(scalars, vectors)
 
 
 def _mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
@@ -213,6 +245,7 @@ class PaiNN(Backbone):
     zero_net_force = True
 
     type_index: Tensor
+    limits: Tensor
     depths: Dict[str, int]
 
     def __init__(self, hypers: PaiNNHypers, atomic_types: List[int]) -> None:
@@ -229,6 +262,7 @@ class PaiNN(Backbone):
         index = torch.full((max(atomic_types) + 1,), -1, dtype=torch.long)
         index[atomic_types] = torch.arange(len(atomic_types))
         self.register_buffer("type_index", index)
+        self.register_buffer("limits", torch.tensor(LIMITS))
         self.embedding = nn.Embedding(len(atomic_types), self.n_channels)
         self.layers = nn.ModuleList(
             nn.ModuleList(
@@ -310,6 +344,7 @@ class PaiNN(Backbone):
         for index, layer in enumerate(self.layers):  # a message and an update
             if index < needed:
                 x = layer[1](layer[0](rows, x))  # type: ignore[index]
+                x = limited(x, self.limits)
                 after.append(x)
         if "feature" in outputs:
             results["feature"] = x.scalars

@@ -40,13 +40,14 @@ def model_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
 
 
 def model_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
-    """There was no wall, and there is none now.
+    """There was no wall, and there is none now; features had no limits.
 
     :param checkpoint: the checkpoint, changed in place.
     """
     types = _atomic_types(checkpoint)
     for state in ("model_state_dict", "best_model_state_dict"):
         _add_wall(checkpoint[state], "backbone.", types)
+        _add_limits(checkpoint[state], "backbone.")
 
 
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
@@ -67,13 +68,15 @@ def trainer_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
 
 
 def trainer_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
-    """There was no wall in the weights that a restart goes on from.
+    """The same in the weights that a restart goes on from.
 
     :param checkpoint: the checkpoint, changed in place.
     """
     types = _atomic_types(checkpoint)
     _add_wall(checkpoint["average_state_dict"], "module.", types)
+    _add_limits(checkpoint["average_state_dict"], "module.")
     _add_wall(checkpoint["best_model_state_dict"], "backbone.", types)
+    _add_limits(checkpoint["best_model_state_dict"], "backbone.")
 
 
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
@@ -87,6 +90,14 @@ def _add_wall(
         like = state[f"{prefix}dtype_reference"]
         shape = (max(types) + 1,) * 2
         state.setdefault(f"{prefix}wall.starts", like.new_zeros(shape))
+
+
+def _add_limits(state: Optional[Dict[str, torch.Tensor]], prefix: str) -> None:
+    # Only `painn` has an embedding of this name.
+    if state is not None and f"{prefix}embedding.weight" in state:
+        like = state[f"{prefix}embedding.weight"]
+        unlimited = like.new_full((2,), float("inf"))
+        state.setdefault(f"{prefix}limits", unlimited)
 
 
 def _add_softening(state: Optional[Dict[str, torch.Tensor]]) -> None:
