@@ -19,7 +19,7 @@ from dualforce.training.model import NAME, DualForce
 from dualforce.training.pair_fit import polynomials
 
 
-BACKBONES = ("painn", "pet", "soap_bpnn")
+BACKBONES = ("painn", "ace", "pet", "soap_bpnn")
 
 ENERGY = "energy"
 FORCE = "non_conservative_force"
@@ -27,6 +27,7 @@ STRESS = "non_conservative_stress"
 
 _SMALL: Dict[str, Dict[str, Any]] = {
     "painn": {"cutoff": 4.0, "n_layers": 2, "n_channels": 8, "n_radial": 4},
+    "ace": {"cutoff": 4.0, "n_layers": 2, "n_channels": 8, "n_radial": 4},
     "pet": {
         "cutoff": 4.0,
         "d_pet": 8,

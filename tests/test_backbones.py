@@ -120,7 +120,7 @@ def _transformed(
 
 
 @pytest.mark.parametrize("determinant", [1.0, -1.0])
-@pytest.mark.parametrize("backbone", ["painn", "soap_bpnn"])
+@pytest.mark.parametrize("backbone", ["painn", "ace", "soap_bpnn"])
 def test_equivariance(backbone: str, determinant: float) -> None:
     """Energies are invariant, forces and stresses rotate, also under reflections."""
     torch.manual_seed(5)
@@ -152,10 +152,11 @@ def test_predict_is_forward(backbone: str) -> None:
         torch.testing.assert_close(training[name], forward[name], rtol=1e-9, atol=1e-11)
 
 
-def test_direct_forces_from_an_early_layer() -> None:
+@pytest.mark.parametrize("backbone", ["painn", "ace"])
+def test_direct_forces_from_an_early_layer(backbone: str) -> None:
     """They depend on no later one, in one pass with the energy or alone, compiled or
     not."""
-    model = make_model()
+    model = make_model(backbone)
     systems = [as_system(model, random_cell())]
     graph, names = _graph(model, systems), [ENERGY, FORCE, STRESS, "feature"]
     last = model.backbone.predict(graph, names)
@@ -176,10 +177,13 @@ def test_direct_forces_from_an_early_layer() -> None:
 
 
 @pytest.mark.parametrize("layer", [-1, 3])
-def test_direct_forces_from_a_layer_that_is_not_there(layer: int) -> None:
+@pytest.mark.parametrize("backbone", ["painn", "ace"])
+def test_direct_forces_from_a_layer_that_is_not_there(
+    backbone: str, layer: int
+) -> None:
     """There are two."""
-    hypers = small_hypers("painn")
-    hypers["painn"]["n_direct_layers"] = layer
+    hypers = small_hypers(backbone)
+    hypers[backbone]["n_direct_layers"] = layer
     with pytest.raises(ValueError, match=f"cannot be read from layer {layer} of 2"):
         make_backbone(hypers, [1], "Angstrom")
 

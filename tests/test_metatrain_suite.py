@@ -49,10 +49,17 @@ class DualForceTests(ArchitectureTests):
         """A network whose checkpoint takes a few kB."""
         hypers = small_hypers(self.backbone)
         hypers["painn"].update(n_channels=2, n_layers=1, n_radial=2)
+        hypers["ace"].update(n_channels=2, n_layers=1, n_radial=2, l_max=2)
         hypers["pet"].update(d_pet=2, d_head=2, d_node=2, d_feedforward=2)
         hypers["soap_bpnn"]["soap"].update(max_angular=1, max_radial=1)
         hypers["soap_bpnn"]["bpnn"].update(num_neurons_per_layer=2, layernorm=False)
         return hypers
+
+
+class ACETests(DualForceTests):
+    """The network of density products."""
+
+    backbone = "ace"
 
 
 class PETTests(DualForceTests):
@@ -108,6 +115,10 @@ class TestInputPaiNN(InputTests, DualForceTests):
     """Options and restarts."""
 
 
+class TestInputACE(InputTests, ACETests):
+    """Options and restarts."""
+
+
 class TestInputPET(InputTests, PETTests):
     """Options and restarts."""
 
@@ -123,6 +134,15 @@ class TestOutputPaiNN(_Output, DualForceTests):
     def n_features(self, model_hypers: Dict[str, Any]) -> int:
         """Scalar features."""
         return model_hypers["painn"]["n_channels"]
+
+
+class TestOutputACE(_Output, ACETests):
+    """Outputs, their metadata and symmetries."""
+
+    @pytest.fixture
+    def n_features(self, model_hypers: Dict[str, Any]) -> int:
+        """Scalar features."""
+        return model_hypers["ace"]["n_channels"]
 
 
 class TestOutputPET(_Output, PETTests):
@@ -145,6 +165,10 @@ class TestAutogradPaiNN(AutogradTests, DualForceTests):
     """First and second derivatives of the energy."""
 
 
+class TestAutogradACE(AutogradTests, ACETests):
+    """First and second derivatives of the energy."""
+
+
 class TestAutogradPET(AutogradTests, PETTests):
     """First and second derivatives of the energy."""
 
@@ -157,6 +181,12 @@ class TestTorchscriptPaiNN(_Torchscript, DualForceTests):
     """Compilation."""
 
     float_hypers = ["painn.cutoff", "painn.n_neighbors"]
+
+
+class TestTorchscriptACE(_Torchscript, ACETests):
+    """Compilation."""
+
+    float_hypers = ["ace.cutoff", "ace.n_neighbors"]
 
 
 class TestTorchscriptPET(_Torchscript, PETTests):
@@ -175,6 +205,10 @@ class TestExportedPaiNN(ExportedTests, DualForceTests):
     """Exported models in both precisions."""
 
 
+class TestExportedACE(ExportedTests, ACETests):
+    """Exported models in both precisions."""
+
+
 class TestExportedPET(ExportedTests, PETTests):
     """Exported models in both precisions."""
 
@@ -187,6 +221,10 @@ class TestTrainingPaiNN(_Training, DualForceTests):
     """Training and restarts."""
 
 
+class TestTrainingACE(_Training, ACETests):
+    """Training and restarts."""
+
+
 class TestTrainingPET(_Training, PETTests):
     """Training and restarts."""
 
@@ -196,6 +234,10 @@ class TestTrainingSoapBPNN(_Training, SoapBPNNTests):
 
 
 class TestCheckpointsPaiNN(_Checkpoints, DualForceTests):
+    """Checkpoints of this and of earlier versions."""
+
+
+class TestCheckpointsACE(_Checkpoints, ACETests):
     """Checkpoints of this and of earlier versions."""
 
 

@@ -29,12 +29,13 @@ from metatomic.torch import (
     System,
 )
 from metatrain.utils.additive import ZBL
+from metatrain.utils.architectures import get_default_hypers
 from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_generic_target_info
 from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from torch import Tensor
 
-from dualforce.training.model import DualForce
+from dualforce.training.model import NAME, DualForce
 
 
 NAMES = (ENERGY, FORCE, STRESS)
@@ -166,9 +167,10 @@ def test_translation_and_permutation(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("pbc", [True, False])
-def test_direct_forces_sum_to_zero(pbc: bool) -> None:
-    """The net direct force of the ``painn`` network vanishes to round-off."""
-    model = make_model(zbl=True)
+@pytest.mark.parametrize("backbone", ["painn", "ace"])
+def test_direct_forces_sum_to_zero(backbone: str, pbc: bool) -> None:
+    """The net direct force of our networks vanishes to round-off."""
+    model = make_model(backbone, zbl=True)
     force = predict(model, random_cell(30, 9.0, pbc=[pbc] * 3, min_distance=0.9))[FORCE]
     assert force.abs().max() > 1e-2
     assert force.sum(0).abs().max() < 1e-12 * max(1.0, float(force.abs().max()))
@@ -454,3 +456,18 @@ def test_models_of_version_1_stay_what_they_were() -> None:
     model.network_to(torch.device("cpu"), torch.float64)
     water = Atoms("OH2", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0.1]])
     assert energy_of(model, water) == pytest.approx(-2080.960344601286, abs=1e-9)
+
+
+@pytest.mark.parametrize("backbone", ["painn", "pet", "soap_bpnn"])
+def test_models_of_version_2_go_on(backbone: str) -> None:
+    """They know no `ace`, and training goes on with the options of today."""
+    path = Path(__file__).parent / "checkpoints" / backbone
+    with gzip.open(path / "model-v2_trainer-v3.ckpt.gz") as file:
+        checkpoint = torch.load(file, weights_only=False)
+    assert "ace" not in checkpoint["model_data"]["model_hypers"]
+    checkpoint = DualForce.upgrade_checkpoint(checkpoint)
+    model = DualForce.load_checkpoint(checkpoint, "restart")
+    defaults = get_default_hypers(NAME)["model"]
+    assert model.hypers["ace"] == defaults["ace"]
+    today = {**model.hypers, "ace": defaults["ace"]}
+    assert model.restart(model.dataset_info, today) is model

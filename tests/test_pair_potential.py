@@ -180,7 +180,7 @@ def test_a_direct_force_alone_has_one(tmp_path: Path) -> None:
     assert left[1] < 0.1 * left[0]
 
 
-@pytest.mark.parametrize("backbone", ["painn", "pet", "soap_bpnn"])
+@pytest.mark.parametrize("backbone", ["painn", "ace", "pet", "soap_bpnn"])
 def test_new_targets_and_checkpoints(backbone: str) -> None:
     """A checkpoint brings the potentials back, of energies added later as well."""
     model = make_model(backbone)

@@ -9,7 +9,7 @@ import pytest
 from metatrain.utils.architectures import get_default_hypers
 from train_helpers import NAME, clusters, message_of, options, run_cli, write
 
-from dualforce.nn.hypers import PaiNNHypers
+from dualforce.nn.hypers import ACEHypers, PaiNNHypers
 from dualforce.training.options import TrainerHypers
 from dualforce.training.ranges import CUTOFFS, check_cutoff, check_ranges, range_of
 
@@ -37,6 +37,7 @@ def numbers(annotation: Any, place: str) -> Iterator[str]:
 
 PLACES = [
     *numbers(PaiNNHypers, "model.painn"),
+    *numbers(ACEHypers, "model.ace"),
     *numbers(TrainerHypers, "training"),
 ]
 

@@ -2,13 +2,14 @@
 
 from typing import Any, List, Mapping
 
+from .ace import ACE
 from .base import Backbone, Graph, edge_vectors, system_edges
 from .metatrain import NAMES as METATRAIN_NAMES
 from .metatrain import MetatrainBackbone
 from .painn import PaiNN
 
 
-NAMES = ("painn", *METATRAIN_NAMES)
+NAMES = ("painn", "ace", *METATRAIN_NAMES)
 """Values of the ``backbone`` option."""
 
 
@@ -25,6 +26,8 @@ def make_backbone(
     name = hypers["backbone"]
     if name == "painn":
         return PaiNN(hypers[name], atomic_types)
+    if name == "ace":
+        return ACE(hypers[name], atomic_types)
     if name in METATRAIN_NAMES:
         return MetatrainBackbone(name, hypers[name], atomic_types, length_unit)
     raise ValueError(f"unknown backbone '{name}', choose one of {', '.join(NAMES)}")

@@ -25,3 +25,27 @@ class PaiNNHypers(TypedDict):
     n_neighbors: float = 40.0
     """Typical number of neighbours within the cutoff. Sums over neighbours are divided
     by its root; it sets the scale of untrained features and nothing else."""
+
+
+class ACEHypers(TypedDict):
+    """Hyperparameters of the ``ace`` backbone."""
+
+    cutoff: float = 4.5
+    """Cutoff radius, in the length unit of the data. A message reaches this far in each
+    layer; cost grows with its third power."""
+    n_layers: int = 2
+    """Message-passing layers."""
+    n_direct_layers: NotRequired[int]
+    """Layers that direct forces and stresses are read from, the first ones. Fewer than
+    ``n_layers`` make them cheaper and less accurate; left out, they are read from the
+    last."""
+    n_channels: int = 64
+    """Channels of the features."""
+    n_radial: int = 8
+    """Radial basis functions, each a learnt combination of as many Bessel functions.
+    More resolve bonds more finely, and make forces rough far from the data."""
+    l_max: int = 3
+    """Highest degree of the spherical harmonics of neighbours, 1 to 3."""
+    n_neighbors: float = 40.0
+    """Typical number of neighbours within the cutoff. Sums over neighbours are divided
+    by its root; it sets the scale of untrained features and nothing else."""

@@ -25,6 +25,9 @@ ROWS_PER_BLOCK = 64
 """Rows handled at a time without gradients: the working set then stays in cache and
 memory stays bounded in large systems."""
 
+PRODUCTS_PER_BLOCK = 16
+"""Likewise, where the basis has products with harmonics of higher degrees."""
+
 
 class EdgeRows(NamedTuple):
     """Edges in rows of equal length.
@@ -37,8 +40,9 @@ class EdgeRows(NamedTuple):
     neighbor: Tensor
     """Neighbour in each slot, shape ``[n_rows, length]``."""
     basis: Tensor
-    """Radial basis times ``(1, x, y, z)`` of the unit vector from the center to the
-    neighbour, shape ``[n_rows, 4 * n_radial, length]``."""
+    """Functions of the vector from the center to the neighbour, shape ``[n_rows,
+    n_basis, length]``. For :func:`neighbor_sums`: the radial basis times ``(1, x, y,
+    z)`` of the unit vector."""
 
 
 def row_length(counts: Tensor, default: int = ROW_LENGTH) -> int:
@@ -62,7 +66,7 @@ def make_rows(
 
     :param centers: first atom of each edge, shape ``[n_edges]``, in any order.
     :param neighbors: second atom of each edge, shape ``[n_edges]``.
-    :param basis: basis of each edge, shape ``[n_edges, 4 * n_radial]``.
+    :param basis: basis of each edge, shape ``[n_edges, n_basis]``.
     :param n_atoms: number of atoms.
     """
     if centers.shape[0] > 1 and bool((centers[1:] < centers[:-1]).any()):
@@ -90,6 +94,14 @@ def make_rows(
         neighbor=neighbor.reshape(-1, length),
         basis=padded.reshape(-1, length, basis.shape[1]).transpose(1, 2),
     )
+
+
+def _sum_of_rows(sums: Tensor, center: Tensor, n_atoms: int) -> Tensor:
+    """Sums of the atoms from those of their rows, shape ``[n_atoms, ...]``."""
+    out = torch.zeros(
+        [n_atoms, sums.shape[1], sums.shape[2]], dtype=sums.dtype, device=sums.device
+    )
+    return out.index_add(0, center, sums)
 
 
 def _block_sums(
@@ -145,10 +157,84 @@ def neighbor_sums(
         rows.neighbor.split(size), rows.basis.split(size)
     ):
         blocks.append(_block_sums(basis, neighbor, scalars, vectors, filters))
-    sums = torch.cat(blocks)
-    out = torch.zeros(
-        [scalars.shape[0], sums.shape[1], sums.shape[2]],
-        dtype=sums.dtype,
-        device=sums.device,
+    return _sum_of_rows(torch.cat(blocks), rows.center, scalars.shape[0])
+
+
+def outer_rows(rows: EdgeRows, n_angular: int, n_first: int) -> EdgeRows:
+    """Rows with a basis of products.
+
+    :param rows: edges whose basis is an angular part, then a radial part.
+    :param n_angular: number of angular functions.
+    :param n_first: how many of them to use, the first ones.
+    :return: rows with the basis ``[n_rows, n_first * n_radial, length]``.
+    """
+    return EdgeRows(
+        rows.center, rows.neighbor, _products(rows.basis, n_angular, n_first)
     )
-    return out.index_add(0, rows.center, sums)
+
+
+def _products(basis: Tensor, n_angular: int, n_first: int) -> Tensor:
+    angular, radial = basis[:, :n_first], basis[:, n_angular:]
+    return (angular.unsqueeze(2) * radial.unsqueeze(1)).flatten(1, 2)
+
+
+def element_densities(
+    rows: EdgeRows,
+    species: Tensor,
+    n_species: int,
+    n_angular: int,
+    rows_per_block: int = PRODUCTS_PER_BLOCK,
+) -> Tensor:
+    r"""Sums over the neighbours of each element,
+    :math:`\sum_{j \in e} Y_{lm}(\hat r_{ij}) B_k(r_{ij})`.
+
+    :param rows: edges whose basis is the angular, then the radial part.
+    :param species: index of the element of each atom, shape ``[n_atoms]``.
+    :param n_species: number of elements.
+    :param n_angular: number of angular functions.
+    :param rows_per_block: rows handled at a time on a CPU.
+    :return: shape ``[n_atoms, n_angular, n_radial, n_species]``.
+    """
+    n_radial = rows.basis.shape[1] - n_angular
+    members = torch.eye(n_species, dtype=rows.basis.dtype, device=rows.basis.device)
+    members = members.index_select(0, species)
+    size = rows_per_block if species.device.type == "cpu" else max(len(rows.center), 1)
+    blocks: List[Tensor] = []
+    for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
+        rows.neighbor.split(size), rows.basis.split(size)
+    ):
+        gathered = members.index_select(0, neighbor.reshape(-1))
+        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], n_species)
+        products = _products(basis, n_angular, n_angular)
+        blocks.append(torch.bmm(products, gathered))
+    sums = _sum_of_rows(torch.cat(blocks), rows.center, species.shape[0])
+    return sums.reshape(-1, n_angular, n_radial, n_species)
+
+
+def densities(
+    rows: EdgeRows,
+    values: Tensor,
+    weights: Tensor,
+    rows_per_block: int = PRODUCTS_PER_BLOCK,
+) -> Tensor:
+    r"""Filtered sums over neighbours,
+    :math:`\sum_k W_{lmkc} \sum_j B_k(r_{ij}) Y_{lm}(\hat r_{ij}) y_{jc}`.
+
+    :param rows: edges whose basis is the angular, then the radial part.
+    :param values: :math:`y`, shape ``[n_atoms, n_channels]``.
+    :param weights: :math:`W`, shape ``[n_angular, n_radial, n_channels]``.
+    :param rows_per_block: rows handled at a time on a CPU.
+    :return: shape ``[n_atoms, n_angular, n_channels]``.
+    """
+    n_angular, n_radial, n_channels = weights.shape
+    size = rows_per_block if values.device.type == "cpu" else max(len(rows.center), 1)
+    blocks: List[Tensor] = []
+    for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
+        rows.neighbor.split(size), rows.basis.split(size)
+    ):
+        gathered = values.index_select(0, neighbor.reshape(-1))
+        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], n_channels)
+        density = torch.bmm(_products(basis, n_angular, n_angular), gathered)
+        density = density.reshape(-1, n_angular, n_radial, n_channels)
+        blocks.append((density * weights).sum(2))
+    return _sum_of_rows(torch.cat(blocks), rows.center, values.shape[0])

@@ -1,4 +1,4 @@
-"""Radial basis and cutoff of the ``painn`` backbone."""
+"""Radial basis and cutoff of the networks of this package."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 N_BESSEL = 20
-"""Bessel functions that the radial basis is made of."""
+"""Bessel functions that the radial basis of ``painn`` is made of."""
 
 INITIAL_MIXING = 0.1
 """Share of other Bessel functions in each function of the untrained basis."""
@@ -28,14 +28,15 @@ class RadialBasis(nn.Module):
 
     :param cutoff: cutoff radius, in the length unit of the model.
     :param n_radial: number of basis functions.
+    :param n_waves: Bessel functions that they are made of, if more.
     """
 
     wavenumbers: Tensor
 
-    def __init__(self, cutoff: float, n_radial: int) -> None:
+    def __init__(self, cutoff: float, n_radial: int, n_waves: int = N_BESSEL) -> None:
         super().__init__()
         self.cutoff = float(cutoff)
-        n_waves = max(N_BESSEL, n_radial)
+        n_waves = max(n_waves, n_radial)
         wavenumbers = torch.arange(1, n_waves + 1, dtype=torch.float64)
         self.register_buffer("wavenumbers", wavenumbers * (math.pi / self.cutoff))
         others = INITIAL_MIXING * torch.randn(n_waves, n_radial)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..nn.painn import PaiNN
+from ..nn.layered import LayeredBackbone
 from .model import DualForce
 
 
@@ -45,12 +45,12 @@ def read_direct_from(model: DualForce, layer: int) -> None:
 
     :param model: the model.
     :param layer: counted from 1.
-    :raises ValueError: if there is no such layer, or the network is not a ``painn``.
+    :raises ValueError: if there is no such layer, or the network has none.
     """
-    if not isinstance(model.backbone, PaiNN):
+    if not isinstance(model.backbone, LayeredBackbone):
         raise ValueError(
-            "`finetune: direct_layers` is for `painn`; the backbone of this checkpoint "
-            f"is '{model.hypers['backbone']}'"
+            "`finetune: direct_layers` is for `painn` and `ace`; the backbone of this "
+            f"checkpoint is '{model.hypers['backbone']}'"
         )
     model.backbone.read_direct_from(layer)
-    model.hypers["painn"]["n_direct_layers"] = layer
+    model.hypers[model.hypers["backbone"]]["n_direct_layers"] = layer

@@ -61,6 +61,8 @@ class DualForce(ModelInterface[ModelHypers]):
                 "Hybrid conservative and direct forces: "
                 "https://arxiv.org/abs/2412.11569",
                 "PaiNN: https://arxiv.org/abs/2102.03150",
+                "ACE: https://doi.org/10.1103/PhysRevB.99.014104",
+                "MACE: https://arxiv.org/abs/2206.07697",
             ]
         }
     )

@@ -15,7 +15,7 @@ from metatrain.utils.hypers import init_with_defaults
 from metatrain.utils.loss import LossSpecification
 from typing_extensions import NotRequired, TypedDict
 
-from ..nn.hypers import PaiNNHypers
+from ..nn.hypers import ACEHypers, PaiNNHypers
 from .option_checks import suggest_nearest
 
 
@@ -33,9 +33,9 @@ else:
 class ModelHypers(TypedDict):
     """Options of the model, section ``architecture.model``."""
 
-    backbone: Literal["painn", "pet", "soap_bpnn"] = "painn"
-    """The network. ``painn`` is ours and the fastest; ``pet`` and ``soap_bpnn`` are
-    those of metatrain."""
+    backbone: Literal["painn", "ace", "pet", "soap_bpnn"] = "painn"
+    """The network. ``painn`` and ``ace`` are ours and the fastest, ``ace`` the more
+    accurate; ``pet`` and ``soap_bpnn`` are those of metatrain."""
     forces: Literal["hybrid", "conservative", "direct"] = "hybrid"
     """``hybrid``: energy, its gradient, and a direct force. ``conservative``: energy
     and its gradient alone. ``direct``: energy and direct force, the gradient of the
@@ -48,6 +48,8 @@ class ModelHypers(TypedDict):
     brings conservative and direct forces closer together."""
     painn: PaiNNHypers = init_with_defaults(PaiNNHypers)
     """Options of the ``painn`` network."""
+    ace: ACEHypers = init_with_defaults(ACEHypers)
+    """Options of the ``ace`` network."""
     pet: PETHypers = init_with_defaults(PETHypers)
     """Options of metatrain's PET."""
     soap_bpnn: SoapBpnnHypers = init_with_defaults(SoapBpnnHypers)
@@ -98,8 +100,8 @@ class FinetuneHypers(TypedDict):
     """``direct_head``: train the head of the direct force (and stress) only. The energy
     and its gradient stay bitwise identical, and the network keeps its precision."""
     direct_layers: NotRequired[Optional[int]]
-    """With ``direct_head`` and ``painn``: layers below the head, the first ones. With
-    half of four layers direct forces take 0.6 of the time."""
+    """With ``direct_head`` and ``painn`` or ``ace``: layers below the head, the first
+    ones. With half of four layers direct forces take 0.6 of the time."""
 
 
 class ExtendHypers(TypedDict):
@@ -165,8 +167,8 @@ class TrainerHypers(TypedDict):
     before. Without stages a run is one stage."""
     learning_rate: Optional[float] = None
     """Highest learning rate, of Muon for matrices and AdamW for other weights. Default:
-    1e-2 for ``painn``, 4e-3 in batches of fewer than 200 atoms, and 1e-3 for the
-    networks of metatrain."""
+    1e-2 for ``painn`` and ``ace``, 4e-3 in batches of fewer than 200 atoms, and 1e-3
+    for the networks of metatrain."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""
     weight_decay: float = 0.0

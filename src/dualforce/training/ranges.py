@@ -61,6 +61,10 @@ RANGES: Dict[str, Range] = {
     "model.painn.cutoff": POSITIVE,
     "model.painn.n_*": COUNT,
     "model.painn.n_neighbors": POSITIVE,
+    "model.ace.cutoff": POSITIVE,
+    "model.ace.n_*": COUNT,
+    "model.ace.n_neighbors": POSITIVE,
+    "model.ace.l_max": Range(least=1, most=3),
     "model.pet.cutoff": POSITIVE,
     "model.pet.cutoff_width*": POSITIVE,
     "model.pet.num_neighbors_adaptive": POSITIVE,
@@ -112,6 +116,7 @@ one without it counts."""
 
 CUTOFFS = {
     "painn": ("painn", "cutoff"),
+    "ace": ("ace", "cutoff"),
     "pet": ("pet", "cutoff"),
     "soap_bpnn": ("soap_bpnn", "soap", "cutoff", "radius"),
 }

@@ -12,7 +12,8 @@ than those of a quarter. More steps fit in the same time, with noisier gradients
 lower learning rate gives the smaller errors at the end."""
 
 LEARNING_RATE, LEARNING_RATE_FEW_ATOMS = 1e-2, 4e-3
-"""Of ``painn``, in batches of many atoms and of fewer than :data:`FEW_ATOMS`."""
+"""Of ``painn`` and ``ace``, in batches of many atoms and of fewer than
+:data:`FEW_ATOMS`."""
 
 LEARNING_RATE_METATRAIN = 1e-3
 """Of the networks of metatrain, which do not learn at higher ones."""
@@ -62,7 +63,7 @@ def default_learning_rate(backbone: str, atoms_per_batch: float) -> float:
     :param backbone: name of the network.
     :param atoms_per_batch: atoms in a batch, on average.
     """
-    if backbone != "painn":
+    if backbone not in ("painn", "ace"):
         return LEARNING_RATE_METATRAIN
     return LEARNING_RATE_FEW_ATOMS if atoms_per_batch < FEW_ATOMS else LEARNING_RATE
 

@@ -40,7 +40,8 @@ def model_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
 
 
 def model_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
-    """There was no wall, and there is none now; features had no limits.
+    """There was no wall, and there is none now; features had no limits. There was no
+    ``ace`` network.
 
     :param checkpoint: the checkpoint, changed in place.
     """
@@ -48,6 +49,7 @@ def model_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
     for state in ("model_state_dict", "best_model_state_dict"):
         _add_wall(checkpoint[state], "backbone.", types)
         _add_limits(checkpoint[state], "backbone.")
+    _add_ace_hypers(checkpoint["model_data"]["model_hypers"])
 
 
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
@@ -108,3 +110,16 @@ def _add_softening(state: Optional[Dict[str, torch.Tensor]]) -> None:
         if key.endswith(".mix.weight"):
             softening = key.replace("mix.weight", "softening")
             state[softening] = torch.tensor(1e-6).to(weights)
+
+
+def _add_ace_hypers(hypers: Dict[str, Any]) -> None:
+    # Options of a network that the checkpoint does not use.
+    defaults = {
+        "cutoff": 4.5,
+        "n_layers": 2,
+        "n_channels": 64,
+        "n_radial": 8,
+        "l_max": 3,
+        "n_neighbors": 40.0,
+    }
+    hypers.setdefault("ace", defaults)

@@ -1,0 +1,284 @@
+"""The ``ace`` backbone: products of the densities of neighbours, in layers.
+
+After Drautz, Phys. Rev. B 99, 014104 (2019), and Batatia et al., arXiv:2206.07697:
+products of densities around an atom describe its surroundings by angles and more, and
+the next layer sees densities weighted by what was learnt about each neighbour. Messages
+are scalars only, sums over neighbours are those of :mod:`dualforce.nn.neighbors`, and
+everything a layer makes is bounded, whatever the structure.
+"""
+
+from typing import Dict, List, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .harmonics import Harmonics, degrees, traceless_matrices
+from .heads import NodeFeatures, make_head, mlp, radial_filters
+from .hypers import ACEHypers
+from .layered import LayeredBackbone
+from .neighbors import (
+    EdgeRows,
+    densities,
+    element_densities,
+    make_rows,
+    outer_rows,
+)
+from .radial import RadialBasis
+
+
+SOFTENING = 0.02
+"""Densities, of order one, are bounded by the inverse root of this."""
+
+MAX_SPECIES = 8
+"""With so many elements or fewer the sums of the first layer are taken for each of
+them."""
+
+
+class Invariants(NamedTuple):
+    """What products of densities give."""
+
+    scalars: List[Tensor]
+    """Each of shape ``[n_atoms, n_channels]``."""
+    vectors: List[Tensor]
+    """Each of shape ``[3, n_atoms, n_channels]``."""
+
+
+class Products(nn.Module):
+    r"""Softened densities and their products.
+
+    .. math::
+
+        \tilde A_l = A_l / \sqrt{1 + \epsilon |A_l|^2},
+        \quad \tilde A_0, |\tilde A_l|^2, \tilde A_1 T \tilde A_1
+
+    where :math:`|A_l|^2` is the mean over ``m`` and :math:`T` is the density of degree
+    2 as a matrix. Densities far below :math:`1/\sqrt\epsilon` stay as they are; a
+    product of three stays finite in structures that no training set holds.
+
+    :param l_max: highest degree.
+    """
+
+    softening: Tensor
+    degrees: Tensor
+    mean: Tensor
+    matrices: Tensor
+
+    def __init__(self, l_max: int) -> None:
+        super().__init__()
+        self.l_max = l_max
+        self.n_invariants = l_max + 1 + (1 if l_max > 1 else 0)
+        self.n_vectors = 2 if l_max > 1 else 1
+        self.register_buffer("softening", torch.tensor(SOFTENING))
+        degree = torch.tensor(degrees(l_max))
+        self.register_buffer("degrees", degree, persistent=False)
+        mean = torch.nn.functional.one_hot(degree).double().T
+        mean = mean / mean.sum(1, keepdim=True)
+        self.register_buffer("mean", mean, persistent=False)
+        # Scaled such that its product with a vector is as long as the vector.
+        matrices = traceless_matrices().reshape(5, 9).T * 0.6**0.5
+        self.register_buffer("matrices", matrices, persistent=False)
+
+    def forward(self, density: Tensor, gates: Tensor) -> Invariants:
+        """
+        :param density: shape ``[(l_max + 1)^2, n_atoms, n_channels]``.
+        :param gates: factors on the densities of each degree before they are softened,
+            shape ``[l_max + 1, n_atoms, n_channels]``.
+        """
+        n_atoms, n_channels = density.shape[1], density.shape[2]
+        squares = self.mean.to(density.dtype) @ (density * density).flatten(1)
+        gates = gates.flatten(1)
+        shrink = gates * torch.rsqrt(1.0 + self.softening * gates * gates * squares)
+        squares = squares * shrink * shrink
+        shrink = shrink.reshape(-1, n_atoms, n_channels).index_select(0, self.degrees)
+        density = density * shrink
+        scalars = [density[0]]
+        for square in squares[1:].reshape(-1, n_atoms, n_channels).unbind(0):
+            scalars.append(square)
+        vectors = [density[1:4]]
+        if self.l_max > 1:
+            matrix = self.matrices.to(density.dtype) @ density[4:9].flatten(1)
+            matrix = matrix.reshape(3, 3, n_atoms, n_channels)
+            product = (matrix * density[1:4]).sum(1)
+            scalars.append((product * density[1:4]).sum(0) * 3.0**-0.5)
+            vectors.append(product)
+        return Invariants(scalars, vectors)
+
+
+class Layer(nn.Module):
+    """Densities, their products, and an update of the scalars.
+
+    The update is linear in the invariants, which keeps products of high order smooth,
+    with a residual of an MLP that acts on the updated scalars.
+
+    :param n_channels: channels.
+    :param n_radial: radial basis functions.
+    :param l_max: highest degree.
+    :param n_neighbors: typical number of neighbours; sums are divided by its root.
+    """
+
+    degrees: Tensor
+
+    def __init__(
+        self, n_channels: int, n_radial: int, l_max: int, n_neighbors: float
+    ) -> None:
+        super().__init__()
+        self.scale = n_neighbors**-0.5
+        self.register_buffer("degrees", torch.tensor(degrees(l_max)), persistent=False)
+        self.values = nn.Linear(n_channels, n_channels)
+        self.filters = radial_filters(l_max + 1, n_radial, n_channels)
+        # One matrix each, as the optimiser treats them.
+        self.mixing = nn.ParameterList(
+            torch.randn(n_channels, n_channels) / n_channels**0.5
+            for _ in range(l_max + 1)
+        )
+        self.gates = nn.Linear(n_channels, (l_max + 1) * n_channels)
+        self.products = Products(l_max)
+        self.update = nn.Linear(
+            (1 + self.products.n_invariants) * n_channels, n_channels
+        )
+        self.residual = mlp(n_channels, n_channels, n_channels)
+
+    def _stacked(self) -> Tensor:
+        filters = [weights for weights in self.filters]  # noqa: C416, for TorchScript
+        return self.scale * torch.stack(filters)
+
+    def _mixing(self) -> Tensor:
+        mixing = [weights for weights in self.mixing]  # noqa: C416, for TorchScript
+        return torch.stack(mixing)
+
+    def from_scalars(self, rows: EdgeRows, scalars: Tensor) -> NodeFeatures:
+        """New features from those of the neighbours.
+
+        :param rows: the edges.
+        :param scalars: shape ``[n_atoms, n_channels]``.
+        """
+        weights = self._stacked().index_select(0, self.degrees)
+        density = densities(rows, self.values(scalars), weights)
+        mixing = self._mixing().index_select(0, self.degrees)
+        return self._features(torch.bmm(density.transpose(0, 1), mixing), scalars)
+
+    def from_elements(
+        self, density: Tensor, embedding: Tensor, species: Tensor
+    ) -> NodeFeatures:
+        """The same, where the features of a neighbour depend on its element only.
+
+        :param density: densities of the elements, shape ``[n_atoms, n_angular,
+            n_radial, n_species]``.
+        :param embedding: features of the elements, shape ``[n_species, n_channels]``.
+        :param species: index of the element of each atom, shape ``[n_atoms]``.
+        """
+        weights = self._stacked().unsqueeze(2) * self.values(embedding)
+        weights = torch.bmm(weights.flatten(1, 2), self._mixing())
+        mixed = torch.bmm(
+            density.flatten(2).transpose(0, 1), weights.index_select(0, self.degrees)
+        )
+        return self._features(mixed, embedding.index_select(0, species))
+
+    def _features(self, density: Tensor, scalars: Tensor) -> NodeFeatures:
+        gates = 1.0 + self.gates(scalars).unflatten(-1, [-1, scalars.shape[1]])
+        products = self.products(density, gates.transpose(0, 1))
+        scalars = self.update(torch.cat([scalars] + products.scalars, dim=-1))
+        scalars = scalars + self.residual(scalars)
+        return NodeFeatures(scalars, torch.cat(products.vectors, dim=-1))
+
+
+class GatedHead(nn.Module):
+    """A head that reads vectors mixed from gated ones.
+
+    :param head: reads scalars and vectors.
+    :param n_channels: channels of scalars and of mixed vectors.
+    :param n_vectors: vectors there are in each channel.
+    """
+
+    def __init__(self, head: nn.Module, n_channels: int, n_vectors: int) -> None:
+        super().__init__()
+        self.head = head
+        self.gates = mlp(n_channels, n_channels, n_vectors * n_channels)
+        self.mix = nn.Linear(n_vectors * n_channels, n_channels, bias=False)
+
+    def forward(self, rows: EdgeRows, x: NodeFeatures) -> Tensor:
+        vectors = self.mix((x.vectors * self.gates(x.scalars)).transpose(0, 1))
+        return self.head(rows, NodeFeatures(x.scalars, vectors))
+
+
+class ACE(LayeredBackbone):
+    """Message passing with products of densities.
+
+    :param hypers: see :class:`dualforce.training.options.ACEHypers`.
+    :param atomic_types: atomic numbers the network knows.
+    :raises ValueError: if direct forces are to be read from a layer that is not there,
+        or harmonics have a degree that there is not.
+    """
+
+    type_index: Tensor
+    depths: Dict[str, int]
+    direct: Dict[str, bool]
+
+    def __init__(self, hypers: ACEHypers, atomic_types: List[int]) -> None:
+        n_radial, l_max = hypers["n_radial"], hypers["l_max"]
+        n_layers, n_channels = hypers["n_layers"], hypers["n_channels"]
+        basis = RadialBasis(hypers["cutoff"], n_radial, n_radial)
+        super().__init__(basis, n_layers, n_channels, atomic_types)
+        self._damp_waves()
+        self.n_radial = n_radial
+        self.n_angular = (l_max + 1) ** 2
+        self.n_neighbors = float(hypers["n_neighbors"])
+        self.n_species = len(atomic_types)
+        self.by_element = self.n_species <= MAX_SPECIES
+        self.n_vectors = 2 if l_max > 1 else 1
+        self.harmonics = Harmonics(l_max)
+        layers: List[nn.Module] = [
+            Layer(n_channels, n_radial, l_max, self.n_neighbors)
+            for _ in range(n_layers)
+        ]
+        self.set_layers(layers, hypers.get("n_direct_layers", n_layers))
+
+    def _damp_waves(self) -> None:
+        """Start with small short waves: what is learnt is then smooth first."""
+        mixing = self.basis.mixing
+        number = torch.arange(1, len(mixing) + 1, dtype=mixing.dtype)
+        with torch.no_grad():
+            mixing.mul_((2.0 / (1.0 + number)).unsqueeze(1))
+
+    def make_head(self, kind: str, n_properties: int) -> nn.Module:
+        head = make_head(
+            kind, n_properties, self.n_channels, self.n_radial, self.n_neighbors
+        )
+        if kind == "scalar":
+            return head
+        return GatedHead(head, self.n_channels, self.n_vectors)
+
+    def make_rows(
+        self,
+        vectors: Tensor,
+        distances: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        n_atoms: int,
+    ) -> EdgeRows:
+        angular = self.harmonics(vectors / distances.unsqueeze(1))
+        basis = torch.cat([angular, self.basis(distances)], dim=1)
+        return make_rows(centers, neighbors, basis, n_atoms)
+
+    def head_rows(self, rows: EdgeRows) -> EdgeRows:
+        return outer_rows(rows, self.n_angular, 4)
+
+    def features(
+        self, rows: EdgeRows, species: Tensor, needed: int
+    ) -> List[NodeFeatures]:
+        scalars = self.embedding(species)
+        x = NodeFeatures(scalars, scalars)  # nobody reads vectors before a layer
+        after = [x]
+        for index, layer in enumerate(self.layers):
+            if index < needed:
+                if index == 0 and self.by_element:
+                    density = element_densities(
+                        rows, species, self.n_species, self.n_angular
+                    )
+                    x = layer.from_elements(  # type: ignore[operator]
+                        density, self.embedding.weight, species
+                    )
+                else:
+                    x = layer.from_scalars(rows, x.scalars)  # type: ignore[operator]
+                after.append(x)
+        return after

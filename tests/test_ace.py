@@ -1,0 +1,312 @@
+"""The ``ace`` network against an independent calculation, and where it must hold."""
+
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from helpers import (
+    ENERGY,
+    FORCE,
+    STRESS,
+    as_system,
+    energy_of,
+    evaluate,
+    make_model,
+    predict,
+    random_cell,
+    small_hypers,
+)
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from scipy.special import sph_harm_y
+from torch import Tensor
+
+from dualforce.nn import make_backbone
+from dualforce.nn.ace import MAX_SPECIES, Products
+from dualforce.nn.harmonics import Harmonics, degrees, traceless_matrices
+from dualforce.nn.neighbors import densities, element_densities, make_rows
+
+
+Array = NDArray[np.float64]
+
+
+def _units(n: int, seed: int = 0) -> Array:
+    vectors = np.random.default_rng(seed).normal(size=(n, 3))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _reference_harmonics(units: Array) -> Array:
+    """Real harmonics from the complex ones of scipy, without Condon-Shortley phase."""
+    polar, azimuth = np.arccos(units[:, 2]), np.arctan2(units[:, 1], units[:, 0])
+    columns = []
+    for degree in range(4):
+        for m in (1, -1, 0) if degree == 1 else range(-degree, degree + 1):
+            value = sph_harm_y(degree, abs(m), polar, azimuth)
+            sign = (-1.0) ** m * np.sqrt(2.0)
+            part = value.real if m == 0 else sign * (value.imag, value.real)[m > 0]
+            columns.append(np.sqrt(4.0 * np.pi) * part)
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("l_max", [1, 2, 3])
+def test_harmonics(l_max: int) -> None:
+    """They are those of scipy; each degree has the square ``2 l + 1``."""
+    units = _units(20)
+    found = Harmonics(l_max).double()(torch.from_numpy(units)).numpy()
+    expected = _reference_harmonics(units)[:, : (l_max + 1) ** 2]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    for degree in range(l_max + 1):
+        columns = np.array(degrees(l_max)) == degree
+        squares = (found[:, columns] ** 2).sum(1)
+        np.testing.assert_allclose(squares, 2 * degree + 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("l_max", [0, 4])
+def test_degrees_that_there_are_not(l_max: int) -> None:
+    """Nothing is left out silently."""
+    with pytest.raises(ValueError, match="`l_max` must be 1, 2 or 3"):
+        Harmonics(l_max)
+
+
+def test_harmonics_of_degree_2_are_a_matrix() -> None:
+    """That of a single neighbour is proportional to ``u u - 1/3``."""
+    units = torch.from_numpy(_units(6))
+    components = Harmonics(2).double()(units)[:, 4:9]
+    matrices = torch.einsum("nm,mab->nab", components, traceless_matrices())
+    outer = units.unsqueeze(2) * units.unsqueeze(1)
+    expected = (outer - torch.eye(3, dtype=torch.float64) / 3.0) * 7.5**0.5
+    torch.testing.assert_close(matrices, expected)
+
+
+def _edges(n_atoms: int = 9, n_edges: int = 120) -> Tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(2)
+    centers = torch.randint(n_atoms, (n_edges,))
+    return (
+        centers,
+        torch.randint(n_atoms, (n_edges,)),
+        torch.randn(n_edges, 4 + 3, dtype=torch.float64),
+    )
+
+
+def test_densities() -> None:
+    """Rows and blocks give the sums that a loop over edges gives."""
+    centers, neighbors, basis = _edges()
+    values = torch.randn(9, 5, dtype=torch.float64)
+    weights = torch.randn(4, 3, 5, dtype=torch.float64)
+    rows = make_rows(centers, neighbors, basis, 9)
+    found = densities(rows, values, weights, rows_per_block=2)
+    terms = torch.einsum(
+        "em,ek,mkc,ec->emc", basis[:, :4], basis[:, 4:], weights, values[neighbors]
+    )
+    expected = torch.zeros(9, 4, 5, dtype=torch.float64).index_add(0, centers, terms)
+    torch.testing.assert_close(found, expected)
+
+    species = torch.arange(9) % 2
+    found = element_densities(rows, species, 2, 4, rows_per_block=2)
+    members = torch.eye(2, dtype=torch.float64)[species[neighbors]]
+    terms = torch.einsum("em,ek,es->emks", basis[:, :4], basis[:, 4:], members)
+    expected = torch.zeros(9, 4, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(found, expected.index_add(0, centers, terms))
+
+
+def _weights(layer: Any) -> Dict[str, Array]:
+    return {key: value.detach().numpy() for key, value in layer.named_parameters()}
+
+
+def _reference_layer(
+    backbone: Any, layer: Any, positions: Array, scalars: Array
+) -> Tuple[Array, Array]:
+    """Scalars after a layer, and vectors, of a molecule, atom by atom."""
+    weights = _weights(layer)
+    values = scalars @ weights["values.weight"].T + weights["values.bias"]
+    matrices = traceless_matrices().numpy()
+    new, vectors = [], []
+    for i, here in enumerate(positions):
+        density = np.zeros((16, scalars.shape[1]))
+        for j, there in enumerate(positions):
+            distance = float(np.linalg.norm(there - here))
+            if i == j or distance > backbone.cutoff:
+                continue
+            radial = backbone.basis(torch.tensor([distance], dtype=torch.float64))
+            angular = _reference_harmonics((there - here)[None] / distance)[0]
+            for m, degree in enumerate(degrees(3)):
+                filters = (radial.detach().numpy() @ weights[f"filters.{degree}"])[0]
+                density[m] += layer.scale * angular[m] * filters * values[j]
+        for m, degree in enumerate(degrees(3)):
+            density[m] = density[m] @ weights[f"mixing.{degree}"]
+        gates = weights["gates.weight"] @ scalars[i] + weights["gates.bias"]
+        gates = 1.0 + gates.reshape(4, -1)
+        for m, degree in enumerate(degrees(3)):
+            density[m] *= gates[degree]
+        squares = [
+            (density[np.array(degrees(3)) == degree] ** 2).mean(0)
+            for degree in range(4)
+        ]
+        for m, degree in enumerate(degrees(3)):
+            density[m] /= np.sqrt(1.0 + layer.products.softening * squares[degree])
+        square = [
+            (density[np.array(degrees(3)) == degree] ** 2).mean(0)
+            for degree in range(1, 4)
+        ]
+        turned = 0.6**0.5 * np.einsum(
+            "mc,mab,bc->ac", density[4:9], matrices, density[1:4]
+        )
+        third = (turned * density[1:4]).sum(0) / 3.0**0.5
+        features = np.concatenate([scalars[i], density[0], *square, third])
+        update = weights["update.weight"] @ features + weights["update.bias"]
+        hidden = weights["residual.0.weight"] @ update + weights["residual.0.bias"]
+        hidden = hidden / (1.0 + np.exp(-hidden))
+        update = update + weights["residual.2.weight"] @ hidden
+        new.append(update + weights["residual.2.bias"])
+        vectors.append(np.concatenate([density[1:4], turned], axis=1))
+    return np.array(new), np.array(vectors)
+
+
+def test_against_sums_over_pairs() -> None:
+    """The features of both layers are what a calculation atom by atom gives, with the
+    sums of the first layer taken for each element or for each atom."""
+    model = make_model("ace", pair_potential=False)
+    backbone = model.backbone
+    atoms = random_cell(7, 4.5, pbc=(False, False, False), seed=2)
+    types = torch.from_numpy(atoms.numbers).long()
+    species = backbone.type_index[types]
+    scalars = backbone.embedding(species).detach().numpy()
+    system = as_system(model, atoms)
+    for layer in backbone.layers:
+        scalars, _ = _reference_layer(backbone, layer, atoms.positions, scalars)
+    for by_element in (True, False):
+        backbone.by_element = by_element
+        found = backbone([system], ["feature"])["feature"].detach().numpy()
+        np.testing.assert_allclose(found, scalars, rtol=1e-8, atol=1e-8)
+
+
+def test_vectors_rotate() -> None:
+    """Products of densities are invariant, and vectors turn with the structure."""
+    products, harmonics = Products(3).double(), Harmonics(3).double()
+    torch.manual_seed(0)
+    vectors = torch.randn(6, 3, dtype=torch.float64)
+    weights = torch.randn(4, 6, dtype=torch.float64)
+    turn = torch.from_numpy(Rotation.random(random_state=1).as_matrix())
+
+    def evaluated(points: Tensor) -> Tuple[List[Tensor], List[Tensor]]:
+        units = points / points.norm(dim=1, keepdim=True)
+        density = torch.einsum("em,ce->mc", harmonics(units), weights)
+        found = products(density.unsqueeze(1), torch.ones(4, 1, 4).double())
+        return found.scalars, found.vectors
+
+    scalars, tensors = evaluated(vectors)
+    turned_scalars, turned_tensors = evaluated(vectors @ turn.T)
+    for one, other in zip(scalars, turned_scalars, strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(tensors, turned_tensors, strict=True):
+        torch.testing.assert_close(torch.einsum("ab,bnc->anc", turn, one), other)
+
+
+def test_smooth_at_the_cutoff() -> None:
+    """Energy and direct force, and two derivatives of both, go to those of separate
+    atoms where a third atom leaves the neighbourhood of a pair."""
+    model = make_model("ace", pair_potential=False)
+    cutoff = model.backbone.cutoff
+    pair = [[0.0, 0.0, 0.0], [0.4, 1.1, 0.0]]
+    alone = energy_of(model, Atoms("CO", positions=pair)) + energy_of(model, Atoms("N"))
+
+    def derivatives(distance: float) -> List[float]:
+        x = torch.tensor(distance, dtype=torch.float64, requires_grad=True)
+        positions = torch.zeros(3, 3, dtype=torch.float64)
+        positions[1] = torch.tensor(pair[1], dtype=torch.float64)
+        moved = torch.tensor([[0.0, 0, 0], [0, 0, 0], [0, -1.0, 0]]).double()
+        atoms = Atoms("CON", positions=[*pair, [0.0, -distance, 0.0]])
+        system = as_system(model, atoms, positions=positions + x * moved)
+        out = evaluate(model, [system], [ENERGY, FORCE])
+        found = []
+        for value in (out[ENERGY].sum() - alone, out[FORCE][2, 1, 0]):
+            for _ in range(3):
+                found.append(abs(float(value)))
+                if not value.requires_grad:
+                    return found
+                (value,) = torch.autograd.grad(value, x, create_graph=True)
+        return found
+
+    far, near = derivatives(cutoff - 0.5), derivatives(cutoff - 1e-3)
+    assert min(far) > 1e-6
+    for size, reference, order in zip(near, far, [3, 2, 1] * 2, strict=True):
+        assert size < 10.0 * reference * (1e-3 / 0.5) ** order + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bounded(dtype: torch.dtype) -> None:
+    """Structures that no data set holds give finite energies, forces and stresses, and
+    features as large as those of a liquid."""
+    model = make_model("ace", dtype, pair_potential=False)
+    usual = predict(model, random_cell(), names=["feature"], sample_kind="atom")
+    close = Atoms("CO", positions=[[0, 0, 0], [0.3, 0, 0]])
+    packed = random_cell(12, 6.0)
+    packed.set_cell(packed.cell[:] * 0.1 ** (1 / 3), scale_atoms=True)
+    crushed = random_cell(4, 4.0)
+    crushed.set_cell(crushed.cell[:] * 0.1, scale_atoms=True)
+    for atoms in (close, packed, crushed):
+        positions = torch.tensor(atoms.positions, requires_grad=True)
+        system = as_system(model, atoms, positions=positions)
+        out = evaluate(model, [system], [ENERGY, FORCE, STRESS])
+        (gradient,) = torch.autograd.grad(out[ENERGY].sum(), positions)
+        for values in (*out.values(), gradient):
+            assert bool(torch.isfinite(values).all())
+        features = predict(model, atoms, names=["feature"], sample_kind="atom")
+        limit = 100.0 * float(usual["feature"].abs().max())
+        assert float(features["feature"].abs().max()) < limit
+
+
+def test_products_are_bounded() -> None:
+    """However large densities are, and however small they stay as they are."""
+    products = Products(3).double()
+    torch.manual_seed(0)
+    density = torch.randn(16, 50, 4, dtype=torch.float64)
+    limit = float(products.softening) ** -0.5
+    gates = torch.ones(4, 50, 4, dtype=torch.float64)
+    large = products(1e6 * density, gates)
+    for values in (*large.scalars, *large.vectors):
+        assert float(values.abs().max()) < 4.0 * limit**3
+    small = products(1e-3 * density, gates)
+    torch.testing.assert_close(small.scalars[0], 1e-3 * density[0])
+    torch.testing.assert_close(small.vectors[0], 1e-3 * density[1:4])
+
+
+@pytest.mark.parametrize("l_max", [1, 2, 3])
+def test_compiled(l_max: int) -> None:
+    """TorchScript gives the same, also alone in a structure, and for one output."""
+    torch.manual_seed(0)
+    hypers = small_hypers("ace")
+    hypers["ace"]["l_max"] = l_max
+    backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
+    backbone.add_output(ENERGY, "scalar", 1)
+    backbone.add_output("dipole", "vector", 2)
+    backbone.add_output(FORCE, "force", 1)
+    backbone.add_output(STRESS, "stress", 1)
+    compiled = torch.jit.script(backbone.double())
+    systems = [
+        as_system(backbone, atoms) for atoms in (random_cell(), Atoms("O"), Atoms("H"))
+    ]
+    names = [ENERGY, "dipole", FORCE, STRESS, "feature"]
+    with torch.no_grad():
+        expected, found = backbone(systems, names), compiled(systems, names)
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name])
+        alone = backbone(systems, [name])[name]
+        torch.testing.assert_close(alone, expected[name])
+    assert float(expected[FORCE][-2:].detach().abs().max()) == 0.0
+
+
+def test_many_elements() -> None:
+    """With many elements the first layer works atom by atom, to the same end."""
+    hypers = small_hypers("ace")
+    elements = list(range(1, MAX_SPECIES + 2))
+    backbone = make_backbone(hypers, elements, "Angstrom")
+    assert not backbone.by_element
+    backbone.add_output(ENERGY, "scalar", 1)
+    backbone.double()
+    systems = [as_system(backbone, random_cell())]
+    expected = backbone(systems, [ENERGY])[ENERGY]
+    backbone.by_element = True
+    torch.testing.assert_close(backbone(systems, [ENERGY])[ENERGY], expected)
