@@ -39,8 +39,8 @@ def test_limit_of_a_rough_force_is_found() -> None:
             atoms,
             timestep=5.0 * units.fs,
             temperature_K=60.0,
-            tolerance=0.02,
-            seconds=5.0,
+            tolerance=0.05,
+            seconds=8.0,
         )
         assert result.candidates[0].n_inner == 1
         assert result.recommended is not None
@@ -50,7 +50,7 @@ def test_limit_of_a_rough_force_is_found() -> None:
         )
         assert chosen.is_good
         difference = chosen.drift[0] - result.candidates[0].drift[0]
-        assert abs(difference) <= 0.02
+        assert abs(difference) <= 0.05
     assert limits[0.5] <= 4 < limits[0.0002]
 
 

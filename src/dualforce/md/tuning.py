@@ -554,14 +554,17 @@ class _Search:
 
     def test(self) -> None:
         """Run candidates, from the largest with a good prediction downwards, until one
-        is good. Where one is not, the prediction has failed (the direct force is too
-        different for linear response), and the next has half as many inner steps."""
+        is good; twice as long where that is not clear. Where one is not, the prediction
+        has failed (the direct force is too different for linear response), and the next
+        has half as many inner steps."""
         n_inner: Optional[int] = self._largest_promising()
         while n_inner is not None and time.perf_counter() < self._deadline:
             counted = CountedForces(self._forces)
             run = ConstantEnergyRun(self._start, self._timestep, counted, n_inner)
             self._add(run, counted)
-            if recommend(self.candidates) == n_inner:
+            if self._verdict(run) == "unclear":
+                self._advance(run, self._length)
+            if self._verdict(run) == "good":
                 return
             n_inner = max(
                 (
@@ -585,11 +588,18 @@ class _Search:
         return promising
 
     def _add(self, run: ConstantEnergyRun, counted: CountedForces) -> None:
-        task = f"M = {run.n_inner}"
-        run.advance(self._length, self._deadline, partial(self._report, task))
-        self._watch(run)
+        self._advance(run, self._length)
         self._runs.append(run)
         self._costs.append(counted)
+
+    def _advance(self, run: ConstantEnergyRun, length: float) -> None:
+        task = f"M = {run.n_inner}"
+        run.advance(length, self._deadline, partial(self._report, task))
+        self._watch(run)
+
+    def _verdict(self, run: ConstantEnergyRun) -> str:
+        found = [row for row in self.candidates if row.n_inner == run.n_inner]
+        return found[0].verdict
 
     def _watch(self, run: ConstantEnergyRun) -> None:
         where = f"at step {run.n_steps} with M = {run.n_inner}"
@@ -605,8 +615,7 @@ class _Search:
             left = speed * (self._deadline - time.perf_counter())
             if left < 0.2 * run.run.get_time():
                 return
-            run.advance(left, self._deadline, partial(self._report, f"M = {best}"))
-            self._watch(run)
+            self._advance(run, left)
             after = recommend(self.candidates)
             if after == best:
                 return
