@@ -34,10 +34,10 @@ the normal equations. The best weight is found by cross-validation between two h
 the frames. At distances that do not occur in the data the potential is a straight
 line."""
 
-FEW = 20
+FEW = 2
 """Intervals between knots with fewer distances than this count as without data."""
 
-STIFF = 1e4
+STIFF = 10.0
 """Factor on the roughness next to intervals without data. Otherwise a few outermost
 distances decide about the slope there, and the potential falls off a cliff (of 75 eV in
 a molecule) on its way to where it ends."""
