@@ -22,6 +22,7 @@ SMALL_NETWORKS = {
         "bpnn": {"num_neurons_per_layer": 4},
     },
     "painn": {"n_channels": 8, "n_layers": 1},
+    "ace": {"n_channels": 8, "n_layers": 1},
 }
 
 
@@ -38,7 +39,7 @@ def cut(name: str) -> Any:
         training.num_epochs = 1
         training.max_minutes = None
     if name not in ("finetune", "accelerate-head"):
-        backbone = architecture.get("model", {}).get("backbone", "painn")
+        backbone = architecture.get("model", {}).get("backbone", "ace")
         small = {"model": {backbone: SMALL_NETWORKS[backbone]}}
         options.architecture = OmegaConf.merge(architecture, small)
     for split, frames in (("training_set", [0, 1, 2]), ("validation_set", [3, 4])):

@@ -79,7 +79,7 @@ def options(
         "base_precision": 64,
         "architecture": {
             "name": NAME,
-            "model": {"painn": dict(PAINN)} if model is None else model,
+            "model": {"backbone": "painn", **(model or {"painn": dict(PAINN)})},
             "training": train,
         },
         "training_set": {

@@ -9,7 +9,7 @@ from .metatrain import MetatrainBackbone
 from .painn import PaiNN
 
 
-NAMES = ("painn", "ace", *METATRAIN_NAMES)
+NAMES = ("ace", "painn", *METATRAIN_NAMES)
 """Values of the ``backbone`` option."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metatrain.pet.documentation import ModelHypers as PETHypers
     from metatrain.soap_bpnn.documentation import ModelHypers as SoapBpnnHypers
 else:
-    # Loaded without their packages, so that options can be checked, and `painn` used,
+    # Loaded without their packages, so that options can be checked, and `ace` used,
     # where the optional dependencies of these architectures are missing.
     PETHypers = preload_documentation_module("pet").ModelHypers
     SoapBpnnHypers = preload_documentation_module("soap_bpnn").ModelHypers
@@ -33,8 +33,8 @@ else:
 class ModelHypers(TypedDict):
     """Options of the model, section ``architecture.model``."""
 
-    backbone: Literal["painn", "ace", "pet", "soap_bpnn"] = "painn"
-    """The network. ``painn`` and ``ace`` are ours and the fastest, ``ace`` the more
+    backbone: Literal["ace", "painn", "pet", "soap_bpnn"] = "ace"
+    """The network. ``ace`` and ``painn`` are ours and the fastest, ``ace`` the more
     accurate; ``pet`` and ``soap_bpnn`` are those of metatrain."""
     forces: Literal["hybrid", "conservative", "direct"] = "hybrid"
     """``hybrid``: energy, its gradient, and a direct force. ``conservative``: energy

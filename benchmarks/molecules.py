@@ -1,0 +1,153 @@
+"""Errors on molecules, at the temperature of the training and away from it.
+
+    python benchmarks/molecules.py DATA acetylacetone --minutes 30 [--backbone ace]
+    python benchmarks/molecules.py DATA acetylacetone --minutes 30 --model model.pt
+
+DATA is the folder with ``acetylacetone-300K.xyz``, ``acetylacetone-600K.xyz``,
+``3bpa-300K.xyz`` and ``3bpa-mixedT.xyz``. Trains on one core, on frames 0-449, and
+tests on frames 450-499 and on the other file; with ``--model`` it tests a model that
+was trained so before. Results are added to ``docs/benchmarks/molecules.json``, and the
+table is made of all that it holds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, List
+
+import ase
+import ase.io
+import numpy as np
+import torch
+import yaml
+
+from dualforce import load_forces
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+RESULTS = DOCS / "molecules.json"
+ELSEWHERE = {"acetylacetone": "acetylacetone-600K.xyz", "3bpa": "3bpa-mixedT.xyz"}
+N_TRAIN = 450
+
+
+def train(folder: Path, frames: List[ase.Atoms], backbone: str, minutes: float) -> Path:
+    """Train with the default recipe, on one core."""
+    folder.mkdir(parents=True)
+    ase.io.write(folder / "train.xyz", frames[:N_TRAIN])
+    ase.io.write(folder / "validation.xyz", frames[N_TRAIN:])
+    targets = {"energy": {"key": "energy", "unit": "eV"}}
+    options: Dict[str, Any] = {
+        "seed": 0,
+        "device": "cpu",
+        "base_precision": 32,
+        "architecture": {
+            "name": "experimental.dualforce",
+            "model": {"backbone": backbone},
+            "training": {"num_epochs": None, "max_minutes": minutes},
+        },
+        "test_set": 0.0,
+        "final_eval": False,
+    }
+    for split in ("train", "validation"):
+        name = "training_set" if split == "train" else "validation_set"
+        options[name] = {
+            "systems": {"read_from": f"{split}.xyz", "length_unit": "angstrom"},
+            "targets": targets,
+        }
+    (folder / "options.yaml").write_text(yaml.safe_dump(options))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = ["mtt", "train", "options.yaml", "-o", "model.pt"]
+    with (folder / "train.txt").open("w") as log:
+        subprocess.run(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, check=True
+        )
+    return folder / "model.pt"
+
+
+def errors(model: Path, frames: List[ase.Atoms]) -> Dict[str, float]:
+    """Root mean square errors of both forces in meV/Å, the largest of a frame, and the
+    mean absolute error of the energy in meV/atom."""
+    forces = load_forces(str(model))
+    found: Dict[str, List[Any]] = {"conservative": [], "direct": [], "energy": []}
+    for atoms in frames:
+        conservative, direct = forces.both(atoms)
+        reference = atoms.get_forces()
+        found["conservative"].append(conservative.forces - reference)
+        found["direct"].append(direct.forces - reference)
+        assert conservative.energy is not None
+        deviation = conservative.energy - atoms.get_potential_energy()
+        found["energy"].append(abs(deviation) / len(atoms))
+    results = {
+        name: float(1e3 * np.sqrt(np.mean(np.square(found[name]))))
+        for name in ("conservative", "direct")
+    }
+    results["worst frame"] = float(
+        1e3 * max(np.sqrt(np.mean(f**2)) for f in found["conservative"])
+    )
+    results["energy"] = float(1e3 * np.mean(found["energy"]))
+    return results
+
+
+def by_temperature(path: Path) -> Dict[str, List[ase.Atoms]]:
+    """Frames of a file, apart where it tells temperatures."""
+    sets: Dict[str, List[ase.Atoms]] = {}
+    for atoms in ase.io.read(path, ":"):
+        name = atoms.info.get("config_type", atoms.info.get("temperature", path.stem))
+        sets.setdefault(str(name), []).append(atoms)
+    return sets
+
+
+def table(results: Dict[str, Any]) -> List[str]:
+    """The page."""
+    lines = [
+        "# Few frames of a molecule",
+        "",
+        "Default options, trained on frames 0-449 of the files at 300 K for the time "
+        "given, on one core. Root mean square errors of conservative and direct force "
+        "in meV/Å, the largest of a single frame (conservative), and the mean absolute "
+        "error of the energy in meV/atom. `python benchmarks/molecules.py DATA "
+        "SYSTEM --minutes MINUTES`; frames 450-499 chose the best weights.",
+        "",
+        "| system | network | minutes | test set | conservative | direct | worst frame "
+        "| energy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for key in sorted(results):
+        system, backbone, minutes = key.split("/")
+        for name, found in results[key].items():
+            lines.append(
+                f"| {system} | `{backbone}` | {float(minutes):g} | {name} | "
+                f"{found['conservative']:.1f} | {found['direct']:.1f} | "
+                f"{found['worst frame']:.0f} | {found['energy']:.3f} |"
+            )
+    return lines
+
+
+def main() -> None:
+    """Train, test, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("system", choices=ELSEWHERE)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--backbone", default="ace")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("outputs/molecules"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    frames = ase.io.read(arguments.data / f"{arguments.system}-300K.xyz", ":")
+    key = f"{arguments.system}/{arguments.backbone}/{arguments.minutes:05.1f}"
+    model = arguments.model or train(
+        arguments.work / key, frames, arguments.backbone, arguments.minutes
+    )
+    sets = {"frames 450-499": frames[N_TRAIN:]}
+    sets |= by_temperature(arguments.data / ELSEWHERE[arguments.system])
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[key] = {name: errors(model, chosen) for name, chosen in sets.items()}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    (DOCS / "molecules.md").write_text("\n".join(table(results)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
