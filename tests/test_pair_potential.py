@@ -20,7 +20,7 @@ from helpers import (
     random_cell,
 )
 from metatomic.torch import NeighborListOptions
-from train_helpers import PAINN, options, prepare, write
+from train_helpers import PAINN, options, prepare, train, write
 
 from dualforce.nn.pair_potential import PairPotential
 from dualforce.training.data import Frame, make_frames
@@ -203,3 +203,19 @@ def test_new_targets_and_checkpoints(backbone: str) -> None:
     assert set(model.paired) == set(loaded.paired) == {ENERGY, FORCE, STRESS}
     atoms = random_cell()
     assert energy_of(loaded, atoms) == energy_of(model, atoms)
+
+
+@pytest.mark.parametrize("batch_size, expected", [(2, False), (40, True)])
+def test_small_batches_have_none(
+    batch_size: int, expected: bool, tmp_path: Path
+) -> None:
+    """Unless options say so: there are too few distances to learn from."""
+    frames = wells(40)
+    assert 2 * len(frames[0]) < 200 <= 40 * len(frames[0])
+    given = options(
+        write(tmp_path / "wells.xyz", frames),
+        {"batch_size": batch_size, "num_epochs": 1},
+        {"painn": dict(PAINN), "pair_potential": None},
+    )
+    model, _ = train(given, tmp_path)
+    assert bool(model.paired) == expected

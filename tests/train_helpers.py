@@ -79,7 +79,11 @@ def options(
         "base_precision": 64,
         "architecture": {
             "name": NAME,
-            "model": {"backbone": "painn", **(model or {"painn": dict(PAINN)})},
+            "model": {
+                "backbone": "painn",
+                "pair_potential": True,  # whatever the number of atoms
+                **(model or {"painn": dict(PAINN)}),
+            },
             "training": train,
         },
         "training_set": {

@@ -250,6 +250,7 @@ def fit_calibration(
     frames: List[Frame],
     atomic_baseline: Mapping[str, Any] | str,
     scale_targets: bool,
+    with_pairs: bool = True,
 ) -> None:
     """Fit pair potentials, baselines and scales of targets that are new to the model.
 
@@ -257,6 +258,7 @@ def fit_calibration(
     :param frames: training frames with labels in physical units.
     :param atomic_baseline: the option of this name.
     :param scale_targets: the option of this name.
+    :param with_pairs: whether to fit pair potentials.
     :raises ValueError: if no frame has a label for a target.
     """
     counts = count_labels(frames)
@@ -265,7 +267,8 @@ def fit_calibration(
         if name not in counts:
             raise ValueError(f"no frame of the training set has a label for '{name}'")
     energies = [energy.name for energy in model.energies if energy.name in new_targets]
-    fit_pairs(model, new_targets, frames)
+    if with_pairs:
+        fit_pairs(model, new_targets, frames)
     without_pairs = remove_pair_terms(model, frames)
     for name in energies:
         known = given_baseline(model, name, atomic_baseline)

@@ -88,7 +88,7 @@ class DualForce(ModelInterface[ModelHypers]):
         if hypers["zbl"]:
             self.repulsion = Repulsion(self.atomic_types, dataset_info)
         self.pair_potential: NoPairTerm | PairPotential = NoPairTerm()
-        if hypers["pair_potential"]:
+        if hypers["pair_potential"] is not False:
             self.pair_potential = PairPotential(
                 self.atomic_types, self.backbone.requested_neighbor_lists()[0]
             )

@@ -42,10 +42,12 @@ class ModelHypers(TypedDict):
     energy is never trained."""
     zbl: bool = False
     """Add the ZBL repulsion of nuclei to the energy and to the direct force."""
-    pair_potential: bool = True
+    pair_potential: Optional[bool] = None
     """Fit a potential between bonded pairs of atoms to the forces before the training;
     the network learns what is left. Energy and direct force contain it alike, which
-    brings conservative and direct forces closer together."""
+    brings conservative and direct forces closer together. ``null``: yes, except in
+    batches of fewer than 200 atoms: few small molecules do not determine it where they
+    have not been, and errors away from the temperature of the data get larger."""
     painn: PaiNNHypers = init_with_defaults(PaiNNHypers)
     """Options of the ``painn`` network."""
     ace: ACEHypers = init_with_defaults(ACEHypers)

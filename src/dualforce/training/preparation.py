@@ -26,6 +26,7 @@ from .loss import Term, predict
 from .model import DualForce
 from .plausibility import LabelBounds, check_given_baseline
 from .record import DataRecord, count_copies
+from .stages import FEW_ATOMS
 from .terms import make_terms
 from .units import in_unit
 from .walls import set_up_wall
@@ -115,7 +116,13 @@ def prepare(
     for energy in model.energies:
         if energy.name not in known:
             check_given_baseline(model, energy.name, train, hypers)
-    fit_calibration(model, train, hypers["atomic_baseline"], hypers["scale_targets"])
+    fit_calibration(
+        model,
+        train,
+        hypers["atomic_baseline"],
+        hypers["scale_targets"],
+        _wants_pairs(model, hypers, train),
+    )
     if start == "finetune" and not only_direct:
         move_baselines(model, known, train, _predictor(model))
     if start != "restart":
@@ -126,6 +133,17 @@ def prepare(
     if only_direct:
         terms = [term for term in terms if model.kinds[term.target] in DIRECT_KINDS]
     return Prepared(raw, to_raw_units(model, val), terms, record)
+
+
+def _wants_pairs(
+    model: DualForce, hypers: Mapping[str, Any], frames: Sequence[Frame]
+) -> bool:
+    """Whether the pair potential pays: where options do not say, in large batches."""
+    option: Optional[bool] = model.hypers["pair_potential"]
+    if option is not None:
+        return option
+    per_frame = sum(map(len, frames)) / len(frames)
+    return bool(hypers["batch_size"] * per_frame >= FEW_ATOMS)
 
 
 def _check_elements(train: Sequence[Frame], val: Sequence[Frame]) -> None:
