@@ -215,7 +215,7 @@ def _graph(model: Any, systems: List[System]) -> Graph:
 def test_unknown_backbone() -> None:
     """A wrong name is answered with the names there are."""
     hypers = {**small_hypers("painn"), "backbone": "mace"}
-    with pytest.raises(ValueError, match="unknown backbone 'mace', choose one of pain"):
+    with pytest.raises(ValueError, match="unknown backbone 'mace', choose one of ace"):
         make_backbone(hypers, [1], "Angstrom")
 
 

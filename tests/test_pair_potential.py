@@ -29,7 +29,7 @@ from dualforce.training.fitting import (
     remove_baseline,
     remove_pair_terms,
 )
-from dualforce.training.pair_fit import FEW, STIFF, _roughness, polynomials
+from dualforce.training.pair_fit import polynomials
 
 
 CUTOFF = float(PAINN["cutoff"])
@@ -155,19 +155,6 @@ def test_two_continuous_derivatives() -> None:
         values.append(torch.stack([energy, slope, second]).detach())
     torch.testing.assert_close(values[0], values[1], rtol=0.0, atol=1e-4)
     assert values[1][:, -1].abs().max() == 0.0
-
-
-def test_the_roughness_is_stiff_without_data() -> None:
-    """At knots next to an interval with few distances."""
-    found = np.array([[0, 50, 50, 50, FEW - 1, 0], [50] * 6])
-    matrix = _roughness(np.array([6, 6]), found)
-    assert matrix.shape == (12, 12) and not matrix[:6, 6:].any()
-    # A kink of one at knot k, which is the second difference of coefficients around it.
-    second = np.diff(np.eye(8, 6), 2, 0)
-    weights = [STIFF, STIFF, 1.0, 1.0, STIFF, STIFF]
-    np.testing.assert_allclose(matrix[:6, :6], second.T @ np.diag(weights) @ second)
-    weights = [STIFF, 1.0, 1.0, 1.0, 1.0, 1.0]
-    np.testing.assert_allclose(matrix[6:, 6:], second.T @ np.diag(weights) @ second)
 
 
 def test_a_direct_force_alone_has_one(tmp_path: Path) -> None:

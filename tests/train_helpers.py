@@ -73,17 +73,17 @@ def options(
         "conservative_fraction": 0.25,
         **(training or {}),
     }
+    if model is None or "painn" in model:
+        # a pair potential whatever the number of atoms
+        network = {"backbone": "painn", "pair_potential": True, "painn": dict(PAINN)}
+        model = {**network, **(model or {})}
     base = {
         "seed": 1,
         "device": "cpu",
         "base_precision": 64,
         "architecture": {
             "name": NAME,
-            "model": {
-                "backbone": "painn",
-                "pair_potential": True,  # whatever the number of atoms
-                **(model or {"painn": dict(PAINN)}),
-            },
+            "model": model,
             "training": train,
         },
         "training_set": {

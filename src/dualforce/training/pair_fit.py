@@ -34,14 +34,6 @@ the normal equations. The best weight is found by cross-validation between two h
 the frames. At distances that do not occur in the data the potential is a straight
 line."""
 
-FEW = 2
-"""Intervals between knots with fewer distances than this count as without data."""
-
-STIFF = 10.0
-"""Factor on the roughness next to intervals without data. Otherwise a few outermost
-distances decide about the slope there, and the potential falls off a cliff (of 75 eV in
-a molecule) on its way to where it ends."""
-
 MAX_ATOMS = 30_000
 """Atoms whose forces are fitted; more bring nothing."""
 
@@ -112,7 +104,8 @@ def fit_pair_potential(
     halves = [_normal_equations(potential, counts, label, chosen[k::2]) for k in (0, 1)]
     if not all(half.square and half.matrix.any() for half in halves):
         return None
-    penalty = _roughness(counts, _count_distances(potential, chosen))
+    differences = [np.diff(np.eye(count + 2, count), 2, 0) for count in counts]
+    penalty = scipy.linalg.block_diag(*(second.T @ second for second in differences))
     errors = {
         smoothness: sum(
             other.error(half.solve(penalty, smoothness))
@@ -133,36 +126,6 @@ def fit_pair_potential(
     )
     potential.coefficients[potential.sets[target]] = polynomials(potential, solution)
     return left
-
-
-def _count_distances(potential: PairPotential, frames: Sequence[Frame]) -> Integers:
-    """Distances in each interval between knots, shape ``[n_pairs, n_intervals]``."""
-    found = np.zeros((potential.n_pairs, potential.n_intervals), dtype=np.int64)
-    for frame in frames:
-        lengths = torch.linalg.vector_norm(edge_vectors(frame), dim=1).numpy()
-        intervals = (lengths / potential.spacing).astype(np.int64)
-        types = frame.types[frame.centers], frame.types[frame.neighbors]
-        pairs = potential.pair_index.cpu()[types].numpy()
-        inside = intervals < potential.n_intervals
-        np.add.at(found, (pairs[inside], intervals[inside]), 1)
-    return found
-
-
-def _roughness(counts: Integers, distances: Integers) -> Array:
-    """Matrix of the sum of squared second differences of all coefficients.
-
-    :param counts: see :func:`n_coefficients`.
-    :param distances: see :func:`_count_distances`.
-    """
-    blocks = []
-    for count, found in zip(counts, distances, strict=True):
-        # Row k is the curvature at knot k, between intervals k - 1 and k.
-        second = np.diff(np.eye(count + 2, count), 2, 0)
-        known = np.concatenate([[False], found >= FEW])
-        known = (known[:-1] & known[1:])[:count]
-        weights = np.where(known, 1.0, STIFF)
-        blocks.append(second.T @ (weights[:, None] * second))
-    return np.asarray(scipy.linalg.block_diag(*blocks))
 
 
 def edge_vectors(frame: Frame) -> Tensor:
