@@ -174,7 +174,8 @@ def _plot(result: Tuning, path: Path) -> None:
     )
     left.legend(loc="upper left", frameon=False)
     left.axhline(rows[0].drift[0], color="gray", lw=0.8, zorder=0)
-    left.set(ylabel="drift of the conserved quantity\n(meV/atom/ps)", yscale="symlog")
+    left.set(ylabel="drift of the conserved quantity\n(meV/atom/ps)")
+    left.set_yscale("symlog", linthresh=TOLERANCE)
     first = rows[0].ms_per_step
     right.plot(
         [row.n_inner for row in rows],
