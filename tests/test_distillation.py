@@ -273,7 +273,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_student_of_an_exported_model(taught: Path, tmp_path: Path) -> None:
-    """The pair has the energy of the teacher, in every bit, and the direct force of the
+    """The pair has the energy of the teacher, bitwise, and the direct force of the
     student, which has no energy of its own."""
     data = _structures(tmp_path / "b.xyz")
     given = _with_teacher(data, str(taught / "t.pt"), tmp_path, num_epochs=4)

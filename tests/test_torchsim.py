@@ -187,7 +187,7 @@ def test_trajectory_is_ours(
 @pytest.mark.parametrize("name", ["nve", "nvt_langevin", "nvt_vrescale"])
 def test_one_inner_step_is_torch_sim(name: str, model: Any) -> None:
     """The same seed gives the trajectory of torch-sim's own integrator, from drawn
-    velocities on; at constant energy and with friction in every bit."""
+    velocities on; at constant energy and with friction bitwise."""
     options: Dict[str, Any] = {"dt": DT}
     if name == "nvt_langevin":
         options |= {"kT": KT, "gamma": 0.1}

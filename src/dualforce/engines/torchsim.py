@@ -92,7 +92,7 @@ have velocities drawn at {temperature:g} K. A step of torch-sim is an outer step
 Each replica has a trajectory, replica-NUMBER.h5md, with velocities, energy (eV),
 conserved quantity (eV) and temperature (K); read it by torch_sim.TorchSimTrajectory.
 Last structures: final.extxyz. Run again, it goes on from state.pt, as if it had not
-ended (on a CPU, in every bit).
+ended (on a CPU, bitwise identical).
 
 A replica that cannot go on stops at its last good structure, with a warning; the others
 run to the end.

@@ -226,7 +226,7 @@ def respa_nve_step(
     max_drift: float = Guard.max_drift,
 ) -> RespaState:
     """An outer step at constant energy; with ``n_inner = 1`` it is
-    ``torch_sim.nve_step``, in every bit.
+    bitwise identical to ``torch_sim.nve_step``.
 
     :param state: replicas at an outer point, which are changed.
     :param model: a :class:`TwoForceModel`, or any model for ``n_inner = 1``.

@@ -82,7 +82,7 @@ class MetatomicTwoForceModel(TwoForceModel):
 
     Neighbours are searched at every evaluation, so that forces depend on the state and
     on nothing else: runs that are continued from a saved state follow the same
-    trajectory in every bit, on a CPU.
+    trajectory, bitwise on a CPU.
 
     :param source: the exported model.
     """

@@ -37,7 +37,7 @@ class RespaState(MDState):
     """Replicas between two outer steps.
 
     A state of torch-sim: it can be sliced, split, concatenated and cloned, and
-    ``dataclasses.asdict`` holds everything a run needs to go on, in every bit on a CPU:
+    ``dataclasses.asdict`` holds everything a run needs to go on, bitwise on a CPU:
     ``RespaState(**asdict(state))``. Energies and the quantities of the guard are in
     double precision. The system extra ``replica`` numbers the replicas, for messages;
     it stays with a replica through slicing and autobatching.
