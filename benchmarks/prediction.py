@@ -140,7 +140,13 @@ def table(results: Dict[str, Any]) -> List[str]:
                 f"{uncertainty:.1g} | {found['ps']:.1f}{end} | "
                 f"{found['correction']:.0f} |"
             )
-    return [*lines, "", "![drift, predicted and measured](prediction.png)"]
+    return [
+        *lines,
+        "",
+        "![drift, predicted and measured](prediction.png)",
+        "",
+        "*Measured drifts that are not positive are not drawn.*",
+    ]
 
 
 def plot(results: Dict[str, Any]) -> None:
