@@ -1,5 +1,6 @@
 """The drift of multiple time stepping, predicted from a run without."""
 
+from pathlib import Path
 from typing import Any, Tuple
 
 import numpy as np
@@ -73,11 +74,13 @@ def test_prediction_of_free_particles() -> None:
     assert np.mean(found) == pytest.approx(golden_rule(1.0), abs=3.0 * error)
 
 
-def test_multiple_time_steps_of_free_particles() -> None:
+def test_multiple_time_steps_of_free_particles(tmp_path: Path) -> None:
     """Our integrator heats them as fast as the golden rule says."""
     a, n = 0.04, 200000
     forces = Bare(Wave(0.0), Wave(-a))
-    run = RespaVelocityVerlet(free_particles(n), TIMESTEP, forces, N_INNER)
+    run = RespaVelocityVerlet(
+        free_particles(n), TIMESTEP, forces, N_INNER, last_good=tmp_path / "last.xyz"
+    )
     energies = []
     for _ in run.irun(9):  # later, resonant particles are caught by the wave
         energies.append(run.conserved / n)

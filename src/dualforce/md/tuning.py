@@ -308,11 +308,6 @@ class ReferenceRun(ConstantEnergyRun):
 
     _dynamics = BothForcesVerlet
 
-    def _record(self) -> None:
-        super()._record()
-        assert isinstance(self.run, BothForcesVerlet)
-        self._power.append(self.run.power)
-
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._power: List[float] = []
@@ -325,6 +320,11 @@ class ReferenceRun(ConstantEnergyRun):
         )
         scale = 1000.0 * PICOSECOND / len(self.run.atoms)
         return Prediction(n_inner, (scale * value, scale * error))
+
+    def _record(self) -> None:
+        super()._record()
+        assert isinstance(self.run, BothForcesVerlet)
+        self._power.append(self.run.power)
 
 
 # ---------------------------------------------------------------------------- the rule
