@@ -95,7 +95,7 @@ def _add_wall(
 
 
 def _add_limits(state: Optional[Dict[str, torch.Tensor]], prefix: str) -> None:
-    # Only `painn` has an embedding of this name.
+    # Of the networks these versions had, only `painn` has an embedding of this name.
     if state is not None and f"{prefix}embedding.weight" in state:
         like = state[f"{prefix}embedding.weight"]
         unlimited = like.new_full((2,), float("inf"))
