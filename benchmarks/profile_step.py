@@ -3,7 +3,7 @@
     python benchmarks/profile_step.py water.xyz
     python benchmarks/profile_step.py water.xyz --frames 32 --steps 40 --threads 2
 
-Trains the ``painn`` network with its default options on the first frames of a file and
+Trains the default network with its default options on the first frames of a file and
 times the parts of each step: joining frames to a batch, the network forward and
 backward, the loss and its bookkeeping, clipping and checking gradients, the optimiser,
 the moving average. Prints a table of medians and writes it to
@@ -171,7 +171,7 @@ def measure(
 ) -> Dict[str, float]:
     """Mean milliseconds of the parts of a step, over the steps after the warm-up."""
     hypers = {**trainer.hypers, "num_epochs": 1, "conservative_fraction": fraction}
-    stage = make_stages(hypers, "hybrid")[0]
+    stage = make_stages(hypers, trainer.model.hypers)[0]
     terms = [training.weight_in_stage(t, stage, trainer.model) for t in trainer.terms]
     terms = [term for term in terms if term.weight > 0.0]
     trainer.progress = training.Progress(seed=0)
@@ -231,7 +231,7 @@ def main() -> None:
     atoms = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     text = (
         "# Where the time of a training step goes\n\n"
-        f"`painn` with its default options, {given.batch} frames of {atoms} atoms in a "
+        f"`ace` with its default options, {given.batch} frames of {atoms} atoms in a "
         f"batch, float32, mean of {given.steps} steps, {given.threads} thread(s) on "
         f"{device.type}, torch {torch.__version__}, {platform.machine()}. A column for "
         "each `conservative_fraction`.\n\n"

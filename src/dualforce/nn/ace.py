@@ -138,36 +138,46 @@ class Layer(nn.Module):
         )
         self.residual = mlp(n_channels, n_channels, n_channels)
 
-    def _stacked(self) -> Tensor:
+    def _filters(self, mixing: Tensor) -> Tensor:
+        """Filters of the Bessel functions, for each degree."""
         filters = [weights for weights in self.filters]  # noqa: C416, for TorchScript
-        return self.scale * torch.stack(filters)
+        return torch.matmul(self.scale * mixing, torch.stack(filters))
 
     def _mixing(self) -> Tensor:
         mixing = [weights for weights in self.mixing]  # noqa: C416, for TorchScript
         return torch.stack(mixing)
 
-    def from_scalars(self, rows: EdgeRows, scalars: Tensor) -> NodeFeatures:
+    def from_scalars(
+        self, rows: EdgeRows, scalars: Tensor, radial_mixing: Tensor
+    ) -> NodeFeatures:
         """New features from those of the neighbours.
 
         :param rows: the edges.
         :param scalars: shape ``[n_atoms, n_channels]``.
+        :param radial_mixing: radial functions as combinations of those of the edges,
+            shape ``[n_waves, n_radial]``.
         """
-        weights = self._stacked().index_select(0, self.degrees)
-        density = densities(rows, self.values(scalars), weights)
+        filters = self._filters(radial_mixing)
+        density = densities(rows, self.values(scalars), filters)
         mixing = self._mixing().index_select(0, self.degrees)
         return self._features(torch.bmm(density.transpose(0, 1), mixing), scalars)
 
     def from_elements(
-        self, density: Tensor, embedding: Tensor, species: Tensor
+        self,
+        density: Tensor,
+        embedding: Tensor,
+        species: Tensor,
+        radial_mixing: Tensor,
     ) -> NodeFeatures:
         """The same, where the features of a neighbour depend on its element only.
 
         :param density: densities of the elements, shape ``[n_atoms, n_angular,
-            n_radial, n_species]``.
+            n_waves, n_species]``.
         :param embedding: features of the elements, shape ``[n_species, n_channels]``.
         :param species: index of the element of each atom, shape ``[n_atoms]``.
+        :param radial_mixing: as in :meth:`from_scalars`.
         """
-        weights = self._stacked().unsqueeze(2) * self.values(embedding)
+        weights = self._filters(radial_mixing).unsqueeze(2) * self.values(embedding)
         weights = torch.bmm(weights.flatten(1, 2), self._mixing())
         mixed = torch.bmm(
             density.flatten(2).transpose(0, 1), weights.index_select(0, self.degrees)
@@ -257,11 +267,12 @@ class ACE(LayeredBackbone):
         n_atoms: int,
     ) -> EdgeRows:
         angular = self.harmonics(vectors / distances.unsqueeze(1))
-        basis = torch.cat([angular, self.basis(distances)], dim=1)
+        # Without weights: what training differentiates is then the network alone.
+        basis = torch.cat([angular, self.basis.waves(distances)], dim=1)
         return make_rows(centers, neighbors, basis, n_atoms)
 
     def head_rows(self, rows: EdgeRows) -> EdgeRows:
-        return outer_rows(rows, self.n_angular, 4)
+        return outer_rows(rows, self.n_angular, 4, self.basis.mixing)
 
     def features(
         self, rows: EdgeRows, species: Tensor, needed: int
@@ -276,9 +287,11 @@ class ACE(LayeredBackbone):
                         rows, species, self.n_species, self.n_angular
                     )
                     x = layer.from_elements(  # type: ignore[operator]
-                        density, self.embedding.weight, species
+                        density, self.embedding.weight, species, self.basis.mixing
                     )
                 else:
-                    x = layer.from_scalars(rows, x.scalars)  # type: ignore[operator]
+                    x = layer.from_scalars(  # type: ignore[operator]
+                        rows, x.scalars, self.basis.mixing
+                    )
                 after.append(x)
         return after

@@ -25,8 +25,8 @@ ROWS_PER_BLOCK = 64
 """Rows handled at a time without gradients: the working set then stays in cache and
 memory stays bounded in large systems."""
 
-PRODUCTS_PER_BLOCK = 16
-"""Likewise, where the basis has products with harmonics of higher degrees."""
+FILTERS_PER_BLOCK = 64
+"""Likewise, where there is a filter for each edge and degree of harmonics."""
 
 
 class EdgeRows(NamedTuple):
@@ -160,22 +160,23 @@ def neighbor_sums(
     return _sum_of_rows(torch.cat(blocks), rows.center, scalars.shape[0])
 
 
-def outer_rows(rows: EdgeRows, n_angular: int, n_first: int) -> EdgeRows:
+def outer_rows(
+    rows: EdgeRows, n_angular: int, n_first: int, mixing: Tensor
+) -> EdgeRows:
     """Rows with a basis of products.
 
     :param rows: edges whose basis is an angular part, then a radial part.
     :param n_angular: number of angular functions.
     :param n_first: how many of them to use, the first ones.
+    :param mixing: combinations of the radial functions to take in place of these, shape
+        ``[n_functions, n_radial]``.
     :return: rows with the basis ``[n_rows, n_first * n_radial, length]``.
     """
-    return EdgeRows(
-        rows.center, rows.neighbor, _products(rows.basis, n_angular, n_first)
-    )
-
-
-def _products(basis: Tensor, n_angular: int, n_first: int) -> Tensor:
-    angular, radial = basis[:, :n_first], basis[:, n_angular:]
-    return (angular.unsqueeze(2) * radial.unsqueeze(1)).flatten(1, 2)
+    n_waves = rows.basis.shape[1] - n_angular
+    angular, waves = rows.basis.split([n_angular, n_waves], 1)
+    radial = torch.matmul(waves.transpose(1, 2), mixing).transpose(1, 2)
+    products = angular[:, :n_first].unsqueeze(2) * radial.unsqueeze(1)
+    return EdgeRows(rows.center, rows.neighbor, products.flatten(1, 2))
 
 
 def element_densities(
@@ -183,7 +184,7 @@ def element_densities(
     species: Tensor,
     n_species: int,
     n_angular: int,
-    rows_per_block: int = PRODUCTS_PER_BLOCK,
+    rows_per_block: int = ROWS_PER_BLOCK,
 ) -> Tensor:
     r"""Sums over the neighbours of each element,
     :math:`\sum_{j \in e} Y_{lm}(\hat r_{ij}) B_k(r_{ij})`.
@@ -203,38 +204,58 @@ def element_densities(
     for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
         rows.neighbor.split(size), rows.basis.split(size)
     ):
+        angular, radial = basis.split([n_angular, n_radial], 1)
         gathered = members.index_select(0, neighbor.reshape(-1))
-        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], n_species)
-        products = _products(basis, n_angular, n_angular)
-        blocks.append(torch.bmm(products, gathered))
+        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], 1, n_species)
+        of_elements = radial.transpose(1, 2).unsqueeze(3) * gathered
+        blocks.append(torch.bmm(angular, of_elements.flatten(2)))
     sums = _sum_of_rows(torch.cat(blocks), rows.center, species.shape[0])
     return sums.reshape(-1, n_angular, n_radial, n_species)
+
+
+def _block_densities(
+    basis: Tensor, neighbor: Tensor, values: Tensor, weights: Tensor, sizes: List[int]
+) -> Tensor:
+    """Sums of one block of rows, shape ``[n_rows, n_angular, n_channels]``."""
+    n_degrees, n_radial, n_channels = weights.shape
+    n_rows, length = neighbor.shape
+    angular, radial = basis.split([basis.shape[1] - n_radial, n_radial], 1)
+    radial = radial.transpose(1, 2).reshape(1, n_rows * length, n_radial)
+    filters = torch.bmm(radial.expand(n_degrees, -1, -1), weights)
+    filtered = filters * values.index_select(0, neighbor.reshape(-1))
+    filtered = filtered.reshape(n_degrees, n_rows, length, n_channels)
+    sums: List[Tensor] = []
+    for harmonics, messages in zip(  # noqa: B905, TorchScript has no `strict`
+        angular.split(sizes, 1), filtered.unbind(0)
+    ):
+        sums.append(torch.bmm(harmonics, messages))
+    return torch.cat(sums, dim=1)
 
 
 def densities(
     rows: EdgeRows,
     values: Tensor,
     weights: Tensor,
-    rows_per_block: int = PRODUCTS_PER_BLOCK,
+    rows_per_block: int = FILTERS_PER_BLOCK,
 ) -> Tensor:
     r"""Filtered sums over neighbours,
-    :math:`\sum_k W_{lmkc} \sum_j B_k(r_{ij}) Y_{lm}(\hat r_{ij}) y_{jc}`.
+    :math:`\sum_j Y_{lm}(\hat r_{ij}) y_{jc} \sum_k W_{lkc} B_k(r_{ij})`.
 
-    :param rows: edges whose basis is the angular, then the radial part.
+    The filters are made for each edge here: there are fewer of them than products of
+    radial functions with harmonics.
+
+    :param rows: edges whose basis is the angular part, all harmonics up to some degree,
+        then the radial part.
     :param values: :math:`y`, shape ``[n_atoms, n_channels]``.
-    :param weights: :math:`W`, shape ``[n_angular, n_radial, n_channels]``.
+    :param weights: :math:`W`, shape ``[n_degrees, n_radial, n_channels]``.
     :param rows_per_block: rows handled at a time on a CPU.
     :return: shape ``[n_atoms, n_angular, n_channels]``.
     """
-    n_angular, n_radial, n_channels = weights.shape
+    sizes = [2 * degree + 1 for degree in range(weights.shape[0])]
     size = rows_per_block if values.device.type == "cpu" else max(len(rows.center), 1)
     blocks: List[Tensor] = []
     for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
         rows.neighbor.split(size), rows.basis.split(size)
     ):
-        gathered = values.index_select(0, neighbor.reshape(-1))
-        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], n_channels)
-        density = torch.bmm(_products(basis, n_angular, n_angular), gathered)
-        density = density.reshape(-1, n_angular, n_radial, n_channels)
-        blocks.append((density * weights).sum(2))
+        blocks.append(_block_densities(basis, neighbor, values, weights, sizes))
     return _sum_of_rows(torch.cat(blocks), rows.center, values.shape[0])

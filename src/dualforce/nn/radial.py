@@ -47,9 +47,17 @@ class RadialBasis(nn.Module):
         :param distances: shape ``[n_edges]``.
         :return: basis functions, shape ``[n_edges, n_radial]``.
         """
+        return self.waves(distances) @ self.mixing
+
+    def waves(self, distances: Tensor) -> Tensor:
+        """The Bessel functions that basis functions are combinations of.
+
+        :param distances: shape ``[n_edges]``.
+        :return: shape ``[n_edges, n_waves]``.
+        """
         x = (distances / self.cutoff).clamp(max=1.0)
         x3 = x * x * x
         envelope = 1.0 - x3 * x3 * (28.0 - 48.0 * x + 21.0 * x * x)
         wavenumbers = self.wavenumbers.to(distances.dtype)
         waves = torch.sin(distances.unsqueeze(-1) * wavenumbers)
-        return (waves * (envelope / x).unsqueeze(-1)) @ self.mixing
+        return waves * (envelope / x).unsqueeze(-1)

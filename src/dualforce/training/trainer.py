@@ -340,7 +340,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             chosen = [term for term in terms if conservative or not term.conservative]
             loss = self._loss(mine, frames, frames[:count], chosen, compensation)
             if loss.requires_grad:
-                loss.backward()
+                # Not those of positions: second derivatives that nobody needs.
+                loss.backward(inputs=self._trained_parameters())
             total += loss.detach()
         if (
             stage.jacobian_symmetry
