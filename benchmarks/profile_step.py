@@ -39,7 +39,7 @@ GRADIENT = "network, forces by backpropagation"
 BACKWARD = "network, backward of the loss"
 OPTIMISER = "optimiser"
 COLLATE = "join frames"
-AUGMENT = "augmentation"
+AUGMENT = "take and rotate frames"
 AVERAGE = "moving average of the weights"
 CLIP = "sum, clip and check gradients"
 REST = "loss and bookkeeping"
@@ -151,19 +151,19 @@ def instrument(trainer: training.Trainer, clock: Clock, device: torch.device) ->
     patch(trainer.model.backbone, "predict", NETWORK)
     patch(losses.torch.autograd, "grad", GRADIENT)
     patch(torch.Tensor, "backward", BACKWARD)
-    patch(trainer, "_augment", AUGMENT)
+    patch(trainer, "_frames_of_step", AUGMENT)
     patch(trainer, "_sum_gradients", CLIP)
     patch(torch.nn.utils, "clip_grad_norm_", CLIP)
     patch(trainer, "_step", REST)
 
 
-def batches(trainer: training.Trainer, size: int) -> Iterator[List[Any]]:
-    """Batches without end."""
+def batches(trainer: training.Trainer, size: int) -> Iterator[List[int]]:
+    """Indices of the frames of batches, without end."""
     generator = torch.Generator().manual_seed(0)
     while True:
         order = torch.randperm(len(trainer.train_frames), generator=generator).tolist()
         for start in range(0, len(order) - size + 1, size):
-            yield [trainer.train_frames[i] for i in order[start : start + size]]
+            yield order[start : start + size]
 
 
 def measure(
@@ -180,7 +180,7 @@ def measure(
     source = batches(trainer, given.batch)
     for _ in range(given.warmup + given.steps):
         clock.start_step()
-        frames = trainer._augment(next(source), generator)
+        frames = trainer._frames_of_step([next(source)], generator)
         trainer._step(frames, stage, terms)
         trainer.progress.frames_in_stage += len(frames)
     steps = clock.steps[given.warmup :]

@@ -23,6 +23,7 @@ from train_helpers import (
 )
 
 from dualforce.training import distributed
+from dualforce.training import trainer as trainer_module
 from dualforce.training.distributed import Processes
 
 
@@ -32,8 +33,9 @@ from pathlib import Path
 import torch
 from train_helpers import options, train
 torch.set_num_threads(1)
-data, directory, port, fraction, weight_decay = sys.argv[1:]
-training = dict(batch_size=2, num_epochs=3, conservative_fraction=float(fraction),
+data, directory, port, fraction, weight_decay, atoms = sys.argv[1:]
+training = dict(batch_size=2, max_atoms_per_batch=int(atoms) or None, num_epochs=3,
+                conservative_fraction=float(fraction),
                 distributed_port=int(port), weight_decay=float(weight_decay))
 model, trainer = train(options(Path(data), training), Path(directory))
 assert trainer.processes.size == 2
@@ -83,22 +85,26 @@ def _run_both(command: List[str], directory: Path) -> None:
         assert process.returncode == 0, log
 
 
-@pytest.mark.parametrize("fraction, weight_decay", [(0.5, 0.0), (0.25, 0.1)])
+@pytest.mark.parametrize(
+    "fraction, weight_decay, atoms", [(0.5, 0.0, 0), (0.25, 0.1, 0), (1.0, 0.0, 12)]
+)
 def test_two_processes_equal_one(
-    fraction: float, weight_decay: float, tmp_path: Path
+    fraction: float, weight_decay: float, atoms: int, tmp_path: Path
 ) -> None:
-    """Seven frames, so that the last batch is short; one frame lacks forces."""
+    """Seven frames of six atoms, so that the last batch is short; one frame lacks
+    forces."""
     frames = clusters(7)
     del frames[2].arrays["forces"]
     path = write(tmp_path / "water.xyz", frames)
     training = {
         "batch_size": 4,
+        "max_atoms_per_batch": 2 * atoms or None,
         "num_epochs": 3,
         "conservative_fraction": fraction,
         "weight_decay": weight_decay,
     }
     model, trainer = train(options(path, training), tmp_path)
-    arguments = [str(_free_port()), str(fraction), str(weight_decay)]
+    arguments = [str(_free_port()), str(fraction), str(weight_decay), str(atoms)]
     _run_both(
         [sys.executable, "-c", WORKER, str(path), str(tmp_path), *arguments], tmp_path
     )
@@ -126,6 +132,25 @@ def test_command_line_in_a_slurm_job(tmp_path: Path) -> None:
     (table,) = tmp_path.glob("outputs/*/*/train.csv")
     assert [row["Epoch"] for row in read_rows(table)] == ["0", "1", "2"]
     assert (tmp_path / "model.pt").exists()
+
+
+def test_more_processes_than_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some would never have anything to do."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    monkeypatch.setattr(
+        trainer_module,
+        "start_processes",
+        lambda *_: Processes(0, 3, torch.device("cpu")),
+    )
+    monkeypatch.setattr(Processes, "close", lambda _: None)
+    monkeypatch.setattr(Processes, "broadcast", lambda _, value: value)
+    message = message_of(lambda: train(options(path), tmp_path))
+    assert (
+        "3 processes train, and an epoch has 2 batches (4 frames): use no more "
+        "processes than that, or smaller batches"
+    ) in message
 
 
 def test_process_that_waits_for_others(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from train_helpers import CPU, clusters, options, prepare, write
 
+from dualforce.training.batches import StepFrames
 from dualforce.training.data import Frame, collate, make_frames
 from dualforce.training.distributed import Processes
 from dualforce.training.fitting import fit_calibration, to_raw_units
@@ -96,7 +97,8 @@ def test_weight_in_the_loss(ready: tuple[DualForce, Trainer], tmp_path: Path) ->
     def loss(step: int, weight: float) -> float:
         trainer.progress.steps_in_stage = step
         stage = Stage("test", 1, None, 1e-3, 0.0, jacobian_symmetry=weight)
-        return float(trainer._step(frames, stage, terms))
+        taken = StepFrames.of(frames, [term.name for term in trainer.terms])
+        return float(trainer._step(taken, stage, terms))
 
     generator = torch.Generator().manual_seed(3)
     direction = torch.randn(

@@ -25,6 +25,7 @@ from train_helpers import (
     write,
 )
 
+from dualforce.training.batches import StepFrames
 from dualforce.training.data import Frame, collate, make_frames
 from dualforce.training.distributed import Processes
 from dualforce.training.epoch_log import EpochReport, ErrorSums
@@ -87,7 +88,8 @@ def _record(trainer: Trainer) -> _Recorder:
 
 def _step(trainer: Trainer, frames: List[Frame], stage: Stage) -> float:
     terms = [weight_in_stage(term, stage, trainer.model) for term in trainer.terms]
-    return float(trainer._step(frames, stage, [t for t in terms if t.weight > 0]))
+    step = StepFrames.of(frames, [term.name for term in trainer.terms])
+    return float(trainer._step(step, stage, [t for t in terms if t.weight > 0]))
 
 
 # ---------------------------------------------------------------- reference of a loss

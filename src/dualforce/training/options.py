@@ -154,6 +154,10 @@ class TrainerHypers(TypedDict):
     """Port on which the processes meet."""
     batch_size: int = 4
     """Frames in a batch, of each process."""
+    max_atoms_per_batch: Optional[int] = None
+    """Atoms in a batch, of each process; ``batch_size`` then does not count. Frames of
+    all sizes are packed in the order of the epoch, as long as their atoms fit. Larger
+    frames are reported and excluded."""
     num_epochs: Optional[int] = 100
     """Epochs of the run; ``null`` where ``max_minutes`` decides."""
     max_minutes: Optional[float] = None

@@ -17,6 +17,7 @@ from .baselines import (
     move_baselines,
     refuse_given_baseline,
 )
+from .batches import BatchRule, sizes_of
 from .consistency import warn_of_contradictions
 from .data import Frame, collate, count_labels, make_frames
 from .domain import record_domain
@@ -103,6 +104,9 @@ def prepare(
     bounds = LabelBounds(model, hypers, train)
     train = bounds.exclude(train, "training")
     val = bounds.exclude(val, "validation")
+    rule = BatchRule.of(hypers)
+    train = _exclude_oversized(rule, train, "training")
+    val = _exclude_oversized(rule, val, "validation")
     only_direct = hypers["finetune"].get("train") == "direct_head"
     if start != "restart":
         record_domain(model, train)
@@ -142,8 +146,29 @@ def _wants_pairs(
     option: Optional[bool] = model.hypers["pair_potential"]
     if option is not None:
         return option
-    per_frame = sum(map(len, frames)) / len(frames)
-    return bool(hypers["batch_size"] * per_frame >= FEW_ATOMS)
+    return BatchRule.of(hypers).mean_atoms(sizes_of(frames)) >= FEW_ATOMS
+
+
+def _exclude_oversized(rule: BatchRule, frames: List[Frame], split: str) -> List[Frame]:
+    """Exclude the frames that fit into no batch, and say so.
+
+    :raises ValueError: if none fits.
+    """
+    fitting = [frame for frame in frames if rule.fits(len(frame))]
+    if not fitting:
+        raise ValueError(
+            f"no frame of the {split} set fits into a batch of `max_atoms_per_batch` "
+            f"({rule.max_atoms}) atoms, the smallest has {sizes_of(frames).min()}; "
+            "raise the option"
+        )
+    if len(fitting) < len(frames):
+        first = next(frame for frame in frames if not rule.fits(len(frame)))
+        logging.warning(
+            f"{len(frames) - len(fitting)} of {len(frames)} frames of the {split} set "
+            f"have more atoms than `max_atoms_per_batch` ({rule.max_atoms}) and are "
+            f"excluded, the first is {first.name} ({len(first)} atoms)"
+        )
+    return fitting
 
 
 def _check_elements(train: Sequence[Frame], val: Sequence[Frame]) -> None:

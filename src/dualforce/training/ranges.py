@@ -77,6 +77,7 @@ RANGES: Dict[str, Range] = {
     "model.soap_bpnn.bpnn.num_neurons_per_layer": COUNT,
     "training.distributed_port": Range(least=1, most=65535),
     "training.batch_size": COUNT,
+    "training.max_atoms_per_batch": COUNT,
     "training.num_epochs": COUNT,
     "training.max_minutes": POSITIVE,
     "training.conservative_fraction": FRACTION,

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple, Union
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from ..nn import Backbone
 from . import symmetry, upgrades
+from .batches import BatchRule, EpochPlan, StepFrames, in_turn, sizes_of
 from .data import Frame, collate, rotate
 from .distributed import Processes, start_processes
 from .epoch_log import EpochReport, ErrorSums
@@ -39,6 +41,10 @@ from .stages import (
 from .terms import weight_in_stage
 
 
+CHECKPOINT_SECONDS = 300.0
+"""Time after which a checkpoint is written within an epoch."""
+
+
 @dataclass
 class Progress:
     """Where a run stands; what a restart needs besides weights and optimiser."""
@@ -47,12 +53,38 @@ class Progress:
     epoch: int = -1
     """Last finished epoch of the run."""
     epochs_in_stage: int = 0
+    steps_in_epoch: int = 0
+    """Steps of the epoch that is not finished yet."""
+    steps_per_epoch: int = 0
+    """All steps of that epoch."""
+    loss_in_epoch: float = 0.0
+    """Sum of their losses."""
+    generator_state: Optional[Tensor] = None
+    """Of random numbers within that epoch."""
     steps_in_stage: int = 0
     frames_in_stage: int = 0
     seconds_in_stage: float = 0.0
     seed: Optional[int] = None
     best_metric: float = float("inf")
     best_epoch: Optional[int] = None
+
+    def begin_epoch(self) -> None:
+        """Forget the steps of an epoch that is over."""
+        self.steps_in_epoch, self.steps_per_epoch = 0, 0
+        self.loss_in_epoch, self.generator_state = 0.0, None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the stage, if all of its epochs had as many as this one; between
+        epochs, epochs."""
+        return self.epochs_in_stage * max(1, self.steps_per_epoch) + self.steps_in_epoch
+
+
+def _random_rotation(generator: torch.Generator) -> Tensor:
+    """An orthogonal matrix, shape ``[3, 3]``."""
+    noise = torch.randn(3, 3, dtype=torch.float64, generator=generator)
+    q, r = torch.linalg.qr(noise)
+    return q * torch.sign(torch.diagonal(r))
 
 
 class Trainer(TrainerInterface[TrainerHypers]):
@@ -198,18 +230,26 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
         self.terms, self.recorded = prepared.terms, prepared.record
+        self._train_sizes = sizes_of(self.train_frames)
+        n_batches = len(self.batch_rule.pack(self._train_sizes))
+        if n_batches < self.processes.size:
+            raise ValueError(
+                f"{self.processes.size} processes train, and an epoch has {n_batches} "
+                f"batches ({len(self.train_frames)} frames): use no more processes "
+                "than that, or smaller batches"
+            )
 
     def _has_ended(self, stages: List[Stage]) -> bool:
         """Whether a restarted run has nothing left to do."""
         progress = self.progress
         if progress.epoch < 0 or progress.stage < len(stages) - 1:
             return False
-        steps, seconds = progress.steps_in_stage, progress.seconds_in_stage
-        return stages[-1].progress(steps, self._steps_per_epoch, seconds) >= 1.0
+        if progress.steps_in_epoch:
+            return False
+        return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        n_atoms = sum(len(frame) for frame in self.train_frames)
-        per_batch = self.hypers["batch_size"] * n_atoms / len(self.train_frames)
+        per_batch = self.batch_rule.mean_atoms(sizes_of(self.train_frames))
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
@@ -247,12 +287,17 @@ class Trainer(TrainerInterface[TrainerHypers]):
         if self.average_state is not None:
             self.average.load_state_dict(self.average_state)
         self._stage_start = time.monotonic() - self.progress.seconds_in_stage
-        while self._share_done(stage) < 1.0:
+        self._last_written = time.monotonic()
+        # An epoch is validated also where a checkpoint was written after its last step.
+        while self._share_done(stage) < 1.0 or self.progress.steps_in_epoch:
             train_loss = self._train_epoch(stage, terms)
-            self.progress.epoch += 1
-            self.progress.epochs_in_stage += 1
             self._finish_epoch(stage, terms, position, train_loss)
         self.progress.seconds_in_stage = self._seconds()
+
+    @property
+    def batch_rule(self) -> BatchRule:
+        """How frames are put into batches."""
+        return BatchRule.of(self.hypers)
 
     @property
     def only_direct_heads(self) -> bool:
@@ -262,11 +307,6 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _trained_parameters(self) -> List[nn.Parameter]:
         return [p for p in self.model.backbone.parameters() if p.requires_grad]
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        frames_per_step = self.hypers["batch_size"] * self.processes.size
-        return -(-len(self.train_frames) // frames_per_step)
-
     def _seconds(self) -> float:
         return time.monotonic() - self._stage_start
 
@@ -274,8 +314,12 @@ class Trainer(TrainerInterface[TrainerHypers]):
         seconds = 0.0
         if stage.max_minutes is not None:
             seconds = self.processes.broadcast(self._seconds())
+        return self._progress_of(stage, seconds)
+
+    def _progress_of(self, stage: Stage, seconds: float) -> float:
+        progress = self.progress
         return stage.progress(
-            self.progress.steps_in_stage, self._steps_per_epoch, seconds
+            progress.steps_done, max(1, progress.steps_per_epoch), seconds
         )
 
     # --------------------------------------------------------------------- an epoch
@@ -285,39 +329,60 @@ class Trainer(TrainerInterface[TrainerHypers]):
 
         :return: mean loss of the steps taken.
         """
-        seed = int(self.progress.seed or 0) * 1_000_003 + self.progress.epoch + 1
+        progress = self.progress
+        seed = int(progress.seed or 0) * 1_000_003 + progress.epoch + 1
         generator = torch.Generator().manual_seed(seed % 2**63)
-        order = torch.randperm(len(self.train_frames), generator=generator).tolist()
-        size = self.hypers["batch_size"] * self.processes.size
-        total, steps = torch.zeros(1, device=self.processes.device), 0
+        rule, processes = self.batch_rule, self.processes
+        plan = EpochPlan(rule, self._train_sizes, processes.size, generator)
+        self._go_on_within_epoch(len(plan), generator)
+        total = torch.full((1,), progress.loss_in_epoch, device=processes.device)
         self.model.train()
-        starts = range(0, len(order), size)
-        show = self.processes.rank == 0 and sys.stderr.isatty()
-        for start in tqdm(starts, desc=stage.name, leave=False, disable=not show):
+        steps = range(progress.steps_in_epoch, len(plan))
+        show = processes.rank == 0 and sys.stderr.isatty()
+        for number in tqdm(steps, desc=stage.name, leave=False, disable=not show):
             share_done = self._share_done(stage)
             if share_done >= 1.0:
                 break
             rate = learning_rate_factor(share_done, self.hypers["warmup_fraction"])
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * stage.learning_rate
-            frames = [self.train_frames[i] for i in order[start : start + size]]
-            total += self._step(self._augment(frames, generator), stage, terms)
-            self.progress.steps_in_stage += 1
-            self.progress.frames_in_stage += len(frames)
-            steps += 1
-        return float(total) / max(1, steps)
+            frames = self._frames_of_step(plan.shares(number), generator)
+            total += self._step(frames, stage, terms)
+            progress.steps_in_stage += 1
+            progress.steps_in_epoch += 1
+            progress.frames_in_stage += len(frames)
+            if time.monotonic() - self._last_written >= CHECKPOINT_SECONDS:
+                self._write_within_epoch(total, generator)
+        return float(total) / max(1, progress.steps_in_epoch)
 
-    def _augment(self, frames: List[Frame], generator: torch.Generator) -> List[Frame]:
-        if self.model.backbone.equivariant or not self.hypers["augmentation"]:
-            return frames
-        out = []
-        for frame in frames:
-            noise = torch.randn(3, 3, dtype=torch.float64, generator=generator)
-            q, r = torch.linalg.qr(noise)
-            out.append(rotate(frame, q * torch.sign(torch.diagonal(r))))
-        return out
+    def _go_on_within_epoch(self, n_steps: int, generator: torch.Generator) -> None:
+        """Go on where a checkpoint was written within an epoch. With other batches the
+        epoch begins anew."""
+        progress = self.progress
+        if progress.steps_per_epoch not in (0, n_steps):
+            progress.begin_epoch()
+        if progress.generator_state is not None:
+            generator.set_state(progress.generator_state)
+        progress.steps_per_epoch = n_steps
 
-    def _step(self, frames: List[Frame], stage: Stage, terms: List[Term]) -> Tensor:
+    def _frames_of_step(
+        self, shares: List[List[int]], generator: torch.Generator
+    ) -> StepFrames:
+        """Frames of a step, rotated at random where the network is not equivariant."""
+        rotates = self.hypers["augmentation"] and not self.model.backbone.equivariant
+        frames: List[Optional[Frame]] = []
+        for rank, index in in_turn(shares):
+            # All processes draw for all frames, so that they agree on what is next.
+            rotation = _random_rotation(generator) if rotates else None
+            frame = self.train_frames[index] if rank == self.processes.rank else None
+            if frame is not None and rotation is not None:
+                frame = rotate(frame, rotation)
+            frames.append(frame)
+        step = StepFrames.of(frames, [term.name for term in self.terms])
+        self.processes.sum_([step.elements])
+        return step
+
+    def _step(self, frames: StepFrames, stage: Stage, terms: List[Term]) -> Tensor:
         """One step of the optimiser.
 
         :param frames: frames of the batch, of all processes.
@@ -325,7 +390,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         """
         fraction = stage.conservative_fraction
         labels = {term.name for term in terms if term.conservative}
-        frames = sorted(frames, key=lambda frame: labels.isdisjoint(frame.labels))
+        places = frames.with_labels_first(labels)
         count = conservative_count(self.progress.frames_in_stage, len(frames), fraction)
         compensation = 1.0
         if fraction > 0.0:
@@ -333,12 +398,17 @@ class Trainer(TrainerInterface[TrainerHypers]):
 
         self.optimizer.zero_grad()
         total = torch.zeros(1, device=self.processes.device)
-        for part, conservative in ((frames[:count], True), (frames[count:], False)):
-            mine = self.processes.share(part, from_last=not conservative)
+        for part, conservative in ((places[:count], True), (places[count:], False)):
+            mine = frames.here(part)
             if not mine:
                 continue
             chosen = [term for term in terms if conservative or not term.conservative]
-            loss = self._loss(mine, frames, frames[:count], chosen, compensation)
+            pools = {True: places[:count], False: places}
+            counts = {
+                term.name: frames.count(term.name, pools[term.conservative])
+                for term in chosen
+            }
+            loss = self._loss(mine, counts, chosen, compensation)
             if loss.requires_grad:
                 # Not those of positions: second derivatives that nobody needs.
                 loss.backward(inputs=self._trained_parameters())
@@ -347,13 +417,14 @@ class Trainer(TrainerInterface[TrainerHypers]):
             stage.jacobian_symmetry
             and self.progress.steps_in_stage % symmetry.INTERVAL == 0
         ):
-            total += self._penalize_asymmetry(frames[-1], terms, stage)
+            for frame in frames.here(places[-1:]):
+                total += self._penalize_asymmetry(frame, terms, stage)
         norm = torch.nn.utils.clip_grad_norm_(
             self._sum_gradients(), self.hypers["grad_clip_norm"]
         )
         self.processes.sum_([total])
         if not torch.isfinite(norm + total):
-            names = "; ".join(frame.name for frame in frames)
+            names = "; ".join(frame.name for frame in frames.here(places))
             raise ValueError(
                 "the loss or its gradient is not finite in step "
                 f"{self.progress.steps_in_stage} of stage '{stage.name}' ({names}). "
@@ -369,7 +440,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     ) -> Tensor:
         """Add gradients of the penalty on the curl of direct forces.
 
-        :return: its value on this process.
+        :return: its value.
         """
         total = torch.zeros(1, device=self.processes.device)
         seed = int(self.progress.seed or 0) + self.progress.steps_in_stage
@@ -378,16 +449,15 @@ class Trainer(TrainerInterface[TrainerHypers]):
             frame.positions.shape, dtype=torch.float64, generator=generator
         )
         weight = symmetry.INTERVAL * stage.jacobian_symmetry
-        for mine in self.processes.share([frame], from_last=True):
-            for term in terms:
-                if self.model.kinds.get(term.name) != "force":
-                    continue
-                penalty = symmetry.asymmetry_penalty(
-                    self.model.backbone, mine, term.name, direction
-                )
-                loss = weight * term.weight * penalty / term.spread**2
-                loss.backward()
-                total += loss.detach()
+        for term in terms:
+            if self.model.kinds.get(term.name) != "force":
+                continue
+            penalty = symmetry.asymmetry_penalty(
+                self.model.backbone, frame, term.name, direction
+            )
+            loss = weight * term.weight * penalty / term.spread**2
+            loss.backward()
+            total += loss.detach()
         return total
 
     def _sum_gradients(self) -> List[nn.Parameter]:
@@ -407,16 +477,15 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _loss(
         self,
         mine: List[Frame],
-        frames: List[Frame],
-        conservative_frames: List[Frame],
+        counts: Mapping[str, int],
         terms: List[Term],
         compensation: float,
     ) -> Tensor:
         """Share of the loss of a batch that some of its frames contribute.
 
         :param mine: the frames to evaluate.
-        :param frames: all frames of the batch, of all processes.
-        :param conservative_frames: those matched by backpropagation.
+        :param counts: numbers of each label in all frames that are compared with it, of
+            all processes.
         :param terms: terms to evaluate.
         :param compensation: factor on conservative terms.
         """
@@ -425,15 +494,9 @@ class Trainer(TrainerInterface[TrainerHypers]):
         for term in terms:
             if term.name not in batch.labels:
                 continue
-            pool = conservative_frames if term.conservative else frames
-            elements = sum(
-                frame.labels[term.name].numel()
-                for frame in pool
-                if term.name in frame.labels
-            )
             difference = errors(term, predictions, batch) / term.spread
             weight = term.weight * (compensation if term.conservative else 1.0)
-            total = total + weight * term.penalty(difference) / elements
+            total = total + weight * term.penalty(difference) / counts[term.name]
         return total
 
     def _predict(
@@ -464,9 +527,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         sums = ErrorSums(self.terms)
         mine = self.processes.share(self.val_frames)
         suspects: List[str] = []
-        size = self.hypers["batch_size"]
-        for start in range(0, len(mine), size):
-            frames = mine[start : start + size]
+        for batch_of in self.batch_rule.pack(sizes_of(mine)):
+            frames = [mine[place] for place in batch_of]
             differentiate = any(term.conservative for term in self.terms)
             with torch.set_grad_enabled(differentiate):
                 predictions, batch = self._predict(backbone, frames, self.terms, False)
@@ -488,6 +550,9 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self, stage: Stage, terms: List[Term], position: str, train_loss: float
     ) -> None:
         progress = self.progress
+        progress.epoch += 1
+        progress.epochs_in_stage += 1
+        progress.begin_epoch()
         sums = self._validate(terms)
         self.unlearnt = sums.unlearnt(terms)
         metric = sums.metric(
@@ -515,9 +580,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _seconds_left(self, stage: Stage) -> float:
         # On the main process alone, so with its own clock.
         seconds = self._seconds()
-        done = stage.progress(
-            self.progress.steps_in_stage, self._steps_per_epoch, seconds
-        )
+        done = self._progress_of(stage, seconds)
         return seconds * (1.0 - done) / max(done, 1e-9)
 
     # ------------------------------------------------------------------ checkpoints
@@ -542,6 +605,16 @@ class Trainer(TrainerInterface[TrainerHypers]):
         unfinished = self.checkpoint_path.with_suffix(".unfinished")
         torch.save(self._checkpoint(self.model), unfinished)
         os.replace(unfinished, self.checkpoint_path)
+        self._last_written = time.monotonic()
+
+    def _write_within_epoch(self, loss: Tensor, generator: torch.Generator) -> None:
+        """Write where a run goes on with the next step of this epoch."""
+        if self.processes.rank != 0:
+            return
+        self.progress.loss_in_epoch = float(loss)
+        self.progress.generator_state = generator.get_state()
+        self.progress.seconds_in_stage = self._seconds()
+        self._write_checkpoint()
 
     def save_checkpoint(self, model: ModelInterface, path: Union[str, Path]) -> None:
         """Save model and trainer; see :class:`metatrain.utils.abc.TrainerInterface`."""

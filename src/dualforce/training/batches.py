@@ -1,0 +1,183 @@
+"""Which frames each step of an epoch takes, and which process evaluates them.
+
+With ``batch_size`` a batch is so many frames; with ``max_atoms_per_batch`` frames are
+packed greedily, in the order of the epoch, as long as their atoms fit. The batches of
+all processes are one step of the optimiser.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .data import Frame
+
+
+Integers = NDArray[np.int64]
+
+
+def sizes_of(frames: Sequence[Frame]) -> Integers:
+    """Atoms of each frame, shape ``[n_frames]``.
+
+    :param frames: the frames.
+    """
+    return np.array([len(frame) for frame in frames], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """How frames are put into batches.
+
+    :param batch_size: frames in a batch.
+    :param max_atoms: most atoms in a batch; then ``batch_size`` does not count.
+    """
+
+    batch_size: int
+    max_atoms: Optional[int] = None
+
+    @classmethod
+    def of(cls, hypers: Mapping[str, Any]) -> "BatchRule":
+        """The rule that training options describe.
+
+        :param hypers: training options.
+        """
+        return cls(hypers["batch_size"], hypers["max_atoms_per_batch"])
+
+    def fits(self, n_atoms: int) -> bool:
+        """Whether a frame of so many atoms fits into a batch."""
+        return self.max_atoms is None or n_atoms <= self.max_atoms
+
+    def pack(self, sizes: Integers) -> List[range]:
+        """Batches of consecutive frames.
+
+        :param sizes: atoms of each frame, all of which fit.
+        :return: positions of the frames of each batch.
+        """
+        if self.max_atoms is None:
+            stops = range(
+                self.batch_size, len(sizes) + self.batch_size, self.batch_size
+            )
+            return [range(s - self.batch_size, min(s, len(sizes))) for s in stops]
+        ends = np.cumsum(sizes)
+        batches, start = [], 0
+        while start < len(sizes):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + self.max_atoms, side="right"))
+            batches.append(range(start, stop))
+            start = stop
+        return batches
+
+    def mean_atoms(self, sizes: Integers) -> float:
+        """Atoms in a batch, on average.
+
+        :param sizes: atoms of each frame.
+        """
+        if self.max_atoms is None:
+            return self.batch_size * int(np.sum(sizes)) / len(sizes)
+        # Those of frames in random order, which an epoch has.
+        order = np.random.default_rng(0).permutation(len(sizes))
+        return float(np.sum(sizes) / len(self.pack(sizes[order])))
+
+
+class EpochPlan:
+    """The steps of an epoch.
+
+    :param rule: how frames are put into batches.
+    :param sizes: atoms of each frame, shape ``[n_frames]``.
+    :param n_processes: number of processes.
+    :param generator: decides on the order of the frames.
+    """
+
+    def __init__(
+        self,
+        rule: BatchRule,
+        sizes: Integers,
+        n_processes: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._order = torch.randperm(len(sizes), generator=generator).numpy()
+        self._rule, self._n = rule, n_processes
+        self._packed: List[range] = []
+        if rule.max_atoms is not None:
+            self._packed = rule.pack(sizes[self._order])
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        if self._rule.max_atoms is not None:
+            return -(-len(self._packed) // self._n)
+        return -(-len(self._order) // (self._rule.batch_size * self._n))
+
+    def shares(self, step: int) -> List[List[int]]:
+        """Frames of a step, a list for each process; in the last step there may be
+        processes without any.
+
+        :param step: number of the step in the epoch, from 0.
+        """
+        if self._rule.max_atoms is None:
+            size = self._rule.batch_size * self._n
+            frames = self._order[step * size : (step + 1) * size].tolist()
+            return [frames[rank :: self._n] for rank in range(self._n)]
+        batches = self._packed[step * self._n : (step + 1) * self._n]
+        shares = [self._order[b.start : b.stop].tolist() for b in batches]
+        return shares + [[] for _ in range(self._n - len(shares))]
+
+
+def in_turn(shares: Sequence[Sequence[int]]) -> Iterator[Tuple[int, int]]:
+    """Frames of a step with the process that holds each: the first of all processes,
+    then the second of all, and so on, so that the first frames are evenly dealt.
+
+    :param shares: see :meth:`EpochPlan.shares`.
+    """
+    for place in range(max(map(len, shares), default=0)):
+        for rank, share in enumerate(shares):
+            if place < len(share):
+                yield rank, share[place]
+
+
+@dataclass(frozen=True)
+class StepFrames:
+    """Frames of a step, of all processes.
+
+    :param frames: the frames, None where another process evaluates them.
+    :param names: names of labels.
+    :param elements: numbers of each label in each frame, also of other processes, shape
+        ``[n_frames, n_names]``.
+    """
+
+    frames: Sequence[Optional[Frame]]
+    names: Sequence[str]
+    elements: Tensor
+
+    @classmethod
+    def of(
+        cls, frames: Sequence[Optional[Frame]], names: Sequence[str]
+    ) -> "StepFrames":
+        """Count the labels of the frames that are here."""
+        elements = torch.zeros(len(frames), len(names), dtype=torch.float64)
+        for row, frame in enumerate(frames):
+            for column, name in enumerate(names):
+                if frame is not None and name in frame.labels:
+                    elements[row, column] = frame.labels[name].numel()
+        return cls(frames, names, elements)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def with_labels_first(self, labels: Collection[str]) -> List[int]:
+        """Places of the frames, those with any of these labels first."""
+        columns = [index for index, name in enumerate(self.names) if name in labels]
+        lacks = (self.elements[:, columns] == 0).all(1).tolist()
+        return sorted(range(len(self)), key=lambda place: lacks[place])
+
+    def here(self, places: Sequence[int]) -> List[Frame]:
+        """The frames at these places that this process evaluates."""
+        return [f for place in places if (f := self.frames[place]) is not None]
+
+    def count(self, name: str, places: Sequence[int]) -> int:
+        """Numbers of a label in the frames at these places."""
+        column = self.names.index(name)
+        return int(self.elements[list(places), column].sum())
