@@ -39,7 +39,7 @@ GRADIENT = "network, forces by backpropagation"
 BACKWARD = "network, backward of the loss"
 OPTIMISER = "optimiser"
 COLLATE = "join frames"
-AUGMENT = "take and rotate frames"
+AUGMENT = "count labels and rotate frames"
 AVERAGE = "moving average of the weights"
 CLIP = "sum, clip and check gradients"
 REST = "loss and bookkeeping"
@@ -180,7 +180,9 @@ def measure(
     source = batches(trainer, given.batch)
     for _ in range(given.warmup + given.steps):
         clock.start_step()
-        frames = trainer._frames_of_step([next(source)], generator)
+        indices = next(source)
+        taken = [trainer.train_frames[i] for i in indices]
+        frames = trainer._frames_of_step([indices], taken, generator)
         trainer._step(frames, stage, terms)
         trainer.progress.frames_in_stage += len(frames)
     steps = clock.steps[given.warmup :]

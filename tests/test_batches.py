@@ -54,7 +54,8 @@ def test_processes_share_an_epoch(rule: BatchRule, n_processes: int) -> None:
     for shares in steps:
         assert len(shares) == n_processes
         assert sum(map(len, shares)) > 0
-        assert sorted(frame for _, frame in in_turn(shares)) == sorted(sum(shares, []))
+        taken = [shares[rank][place] for rank, place in in_turn(shares)]
+        assert sorted(taken) == sorted(sum(shares, []))
         for share in shares:
             atoms, frames_of_share = int(SIZES[share].sum()), len(share)
             assert atoms <= 768 if rule.max_atoms else frames_of_share <= 4
@@ -75,7 +76,8 @@ def test_processes_take_the_frames_of_one() -> None:
     """With fixed batches, those of one process with larger ones, in its order."""
     one, two = _plan(1, 1, BatchRule(4)), _plan(2, 1, BatchRule(2))
     for step in range(len(one)):
-        frames = [frame for _, frame in in_turn(two.shares(step))]
+        shares = two.shares(step)
+        frames = [shares[rank][place] for rank, place in in_turn(shares)]
         assert frames == one.shares(step)[0]
 
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from metatensor.torch import Labels, TensorBlock, TensorMap
-from metatrain.utils.data.writers import DiskDatasetWriter
 from train_helpers import (
     clusters,
     message_of,
+    on_disk,
     options,
     prepare,
     run_cli,
@@ -248,31 +247,6 @@ def test_cutoff_against_the_unit_of_length(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- data sets on disk
 
 
-def _on_disk(path: Path, frames: List[Atoms]) -> Path:
-    """The same frames as a data set on disk, with all gradients."""
-    _, _, dataset = prepare(options(write(path.with_suffix(".xyz"), frames)))
-    writer = DiskDatasetWriter(path)
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        block = sample["energy"].block()
-        stored = TensorBlock(
-            block.values, block.samples, block.components, block.properties
-        )
-        for name, gradient in block.gradients():
-            rows = gradient.samples.values
-            names, columns = ["sample"], rows[:, :1]
-            if name == "positions":
-                names, columns = ["sample", "atom"], rows[:, [0, 2]]
-            samples = Labels(names, columns.contiguous())
-            parts = (samples, gradient.components, gradient.properties)
-            stored.add_gradient(name, TensorBlock(gradient.values, *parts))
-        writer.write(
-            [sample["system"]], {"energy": TensorMap(sample["energy"].keys, [stored])}
-        )
-    writer.finish()
-    return path
-
-
 @pytest.mark.parametrize(
     "section, expected",
     [
@@ -282,11 +256,11 @@ def _on_disk(path: Path, frames: List[Atoms]) -> Path:
         ({"forces": False, "stress": False}, {"energy"}),
     ],
 )
-def test_options_act_on_data_sets_on_disk(
+def test_options_act_on_data_setson_disk(
     section: Any, expected: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Gradients that are stored and turned off are not learnt, and that is said."""
-    path = _on_disk(tmp_path / "water.zip", clusters(4))
+    path = on_disk(tmp_path / "water.zip", clusters(4))
     caplog.clear()
     with caplog.at_level(logging.INFO):
         model, _, dataset = prepare(options(path, energy=section))
@@ -328,7 +302,7 @@ def test_training_on_part_of_the_labels(tmp_path: Path) -> None:
     """A data set on disk trains like the file it was made of."""
     weights = []
     for path in (
-        _on_disk(tmp_path / "water.zip", clusters(4)),
+        on_disk(tmp_path / "water.zip", clusters(4)),
         tmp_path / "water.xyz",
     ):
         model, _ = train(options(path, energy={"stress": False}), tmp_path)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from train_helpers import (
     clusters,
     message_of,
+    on_disk,
     options,
     read_rows,
     run_cli,
@@ -35,7 +36,7 @@ from train_helpers import options, train
 torch.set_num_threads(1)
 data, directory, port, fraction, weight_decay, atoms = sys.argv[1:]
 training = dict(batch_size=2, max_atoms_per_batch=int(atoms) or None, num_epochs=3,
-                conservative_fraction=float(fraction),
+                max_memory=0.0, conservative_fraction=float(fraction),
                 distributed_port=int(port), weight_decay=float(weight_decay))
 model, trainer = train(options(Path(data), training), Path(directory))
 assert trainer.processes.size == 2
@@ -86,16 +87,24 @@ def _run_both(command: List[str], directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fraction, weight_decay, atoms", [(0.5, 0.0, 0), (0.25, 0.1, 0), (1.0, 0.0, 12)]
+    "fraction, weight_decay, atoms, streamed",
+    [
+        (0.5, 0.0, 0, False),
+        (0.25, 0.1, 0, False),
+        (1.0, 0.0, 12, False),
+        (0.5, 0.0, 0, True),
+    ],
 )
 def test_two_processes_equal_one(
-    fraction: float, weight_decay: float, atoms: int, tmp_path: Path
+    fraction: float, weight_decay: float, atoms: int, streamed: bool, tmp_path: Path
 ) -> None:
     """Seven frames of six atoms, so that the last batch is short; one frame lacks
-    forces."""
+    forces. Where frames are read from disk, the one process holds them in memory."""
     frames = clusters(7)
     del frames[2].arrays["forces"]
     path = write(tmp_path / "water.xyz", frames)
+    if streamed:
+        path = on_disk(tmp_path / "water.zip", frames)
     training = {
         "batch_size": 4,
         "max_atoms_per_batch": 2 * atoms or None,

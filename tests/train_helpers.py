@@ -13,8 +13,10 @@ import metatrain.cli.train as cli_train
 import numpy as np
 import torch
 from ase import Atoms
+from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatrain.utils.architectures import get_default_hypers, import_architecture
 from metatrain.utils.data import Dataset, DatasetInfo, get_atomic_types
+from metatrain.utils.data.writers import DiskDatasetWriter
 from metatrain.utils.omegaconf import expand_dataset_config, expand_loss_config
 from omegaconf import OmegaConf
 
@@ -166,3 +168,47 @@ def message_of(action: Callable[[], Any]) -> str:
     except Exception as error:
         return str(error)
     raise AssertionError("nothing was raised")
+
+
+def on_disk(path: Path, frames: List[Atoms]) -> Path:
+    """The same frames as a data set on disk, with all gradients."""
+    _, _, dataset = prepare(options(write(path.with_suffix(".xyz"), frames)))
+    writer = DiskDatasetWriter(path)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        block = sample["energy"].block()
+        stored = TensorBlock(
+            block.values, block.samples, block.components, block.properties
+        )
+        for name, gradient in block.gradients():
+            rows = gradient.samples.values
+            names, columns = ["sample"], rows[:, :1]
+            if name == "positions":
+                names, columns = ["sample", "atom"], rows[:, [0, 2]]
+            samples = Labels(names, columns.contiguous())
+            parts = (samples, gradient.components, gradient.properties)
+            stored.add_gradient(name, TensorBlock(gradient.values, *parts))
+        writer.write(
+            [sample["system"]], {"energy": TensorMap(sample["energy"].keys, [stored])}
+        )
+    writer.finish()
+    return path
+
+
+def memory_mapped(path: Path, frames: List[Atoms]) -> Path:
+    """The same frames as a folder of arrays in single precision."""
+    path.mkdir()
+    parts = {
+        "x": [a.positions for a in frames],
+        "a": [a.numbers for a in frames],
+        "c": [a.cell.array for a in frames],
+        "e": [[a.info["energy"]] for a in frames],
+        "f": [a.arrays["forces"] for a in frames],
+        "s": [a.info["stress"] for a in frames],
+    }
+    for name, arrays in parts.items():
+        kind = np.int32 if name == "a" else np.float32
+        np.concatenate(arrays).astype(kind).tofile(path / f"{name}.bin")
+    np.save(path / "ns.npy", len(frames))
+    np.save(path / "na.npy", np.cumsum([0, *map(len, frames)]).astype(np.int64))
+    return path

@@ -17,6 +17,7 @@ import metatrain.utils.data.readers.ase as ase_reader
 from metatrain.utils.abc import ModelInterface
 
 from ..distillation.training import TeacherTraining
+from ..training.contents import atomic_types, for_statistics
 from ..training.distributed import check_distributed
 from ..training.finetuning import check_finetune
 from ..training.loss import check_losses
@@ -107,6 +108,23 @@ def _eval_targets(original: Callable[..., Any]) -> Callable[..., Any]:
         original(model, dataset, options, **others)
 
     return eval_targets
+
+
+def _get_atomic_types(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_atomic_types(datasets: Any) -> Any:
+        if not training.is_ours:
+            return original(datasets)
+        return atomic_types(datasets, original)
+
+    return get_atomic_types
+
+
+def _print_stats(original: Callable[..., Any]) -> Callable[..., Any]:
+    def print_stats(name: str, datasets: Any, dataset_info: Any) -> None:
+        parts = for_statistics(datasets) if training.is_ours else datasets
+        original(name, parts, dataset_info)
+
+    return print_stats
 
 
 def _read_energy(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,6 +257,10 @@ PATCHES = (
     ),
     Patch(
         cli_train, "model_from_checkpoint", ("checkpoint", "context"), _open_checkpoint
+    ),
+    Patch(cli_train, "get_atomic_types", ("datasets",), _get_atomic_types),
+    Patch(
+        cli_train, "_print_stats", ("name", "datasets", "dataset_info"), _print_stats
     ),
     Patch(ase_reader, "read_energy", ("target_name", "target"), _read_energy),
 )

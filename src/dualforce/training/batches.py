@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .data import Frame
+from .streams import FrameStream
 
 
 Integers = NDArray[np.int64]
@@ -25,6 +26,8 @@ def sizes_of(frames: Sequence[Frame]) -> Integers:
 
     :param frames: the frames.
     """
+    if isinstance(frames, FrameStream):
+        return frames.sizes
     return np.array([len(frame) for frame in frames], dtype=np.int64)
 
 
@@ -127,15 +130,16 @@ class EpochPlan:
 
 
 def in_turn(shares: Sequence[Sequence[int]]) -> Iterator[Tuple[int, int]]:
-    """Frames of a step with the process that holds each: the first of all processes,
-    then the second of all, and so on, so that the first frames are evenly dealt.
+    """Frames of a step, the first of all processes, then the second of all, and so on,
+    so that the first frames are evenly dealt. For each the process that holds it, and
+    its place among those of that process.
 
     :param shares: see :meth:`EpochPlan.shares`.
     """
     for place in range(max(map(len, shares), default=0)):
         for rank, share in enumerate(shares):
             if place < len(share):
-                yield rank, share[place]
+                yield rank, place
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,10 @@ class StepFrames:
         return sorted(range(len(self)), key=lambda place: lacks[place])
 
     def here(self, places: Sequence[int]) -> List[Frame]:
-        """The frames at these places that this process evaluates."""
-        return [f for place in places if (f := self.frames[place]) is not None]
+        """The frames at these places that this process evaluates, those without labels
+        left out."""
+        frames = [self.frames[place] for place in places]
+        return [frame for frame in frames if frame is not None and frame.labels]
 
     def count(self, name: str, places: Sequence[int]) -> int:
         """Numbers of a label in the frames at these places."""

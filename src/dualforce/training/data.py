@@ -1,7 +1,8 @@
 """Frames and batches as plain tensors.
 
 Everything that does not change from step to step happens once: reading labels,
-neighbour lists, baselines and scales. A step then only joins tensors.
+neighbour lists, baselines and scales. A step then only joins tensors. (Of data that do
+not fit into memory, :mod:`.streams` makes the frames of each step anew.)
 """
 
 import logging

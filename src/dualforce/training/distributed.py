@@ -1,8 +1,8 @@
 """Several processes that train one model.
 
-Every process holds all frames and takes its share of each batch. Gradients are summed
-over processes before the optimiser acts; losses are divided by what the whole batch
-contains, so several processes compute what one process would.
+Every process holds all frames, or reads its share, and evaluates its share of each
+batch. Gradients are summed over processes before the optimiser acts; losses are divided
+by what the whole batch contains, so several processes compute what one process would.
 """
 
 import logging

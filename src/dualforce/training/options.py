@@ -158,6 +158,11 @@ class TrainerHypers(TypedDict):
     """Atoms in a batch, of each process; ``batch_size`` then does not count. Frames of
     all sizes are packed in the order of the epoch, as long as their atoms fit. Larger
     frames are reported and excluded."""
+    max_memory: float = 1.0
+    """GB for frames with their neighbour lists, in each process. Frames of metatrain's
+    data sets on disk (``.zip`` files, folders of arrays) that take more are not held:
+    they are read when they are needed, and what is fitted and checked before the
+    training comes from a sample of 100,000 atoms."""
     num_epochs: Optional[int] = 100
     """Epochs of the run; ``null`` where ``max_minutes`` decides."""
     max_minutes: Optional[float] = None

@@ -191,6 +191,21 @@ class LabelBounds:
 
     # -------------------------------------------------------------------- together
 
+    def _all_excess(self, frames: Sequence[Frame]) -> List[Excess]:
+        return [
+            *self._force_excess(frames),
+            *self._energy_excess(frames),
+            *self._stress_excess(frames),
+        ]
+
+    def reason(self, frame: Frame) -> Optional[str]:
+        """Why a frame cannot be used, or None.
+
+        :param frame: frame with labels in physical units.
+        """
+        excess = self._all_excess([frame])
+        return excess[0].message if excess else None
+
     def exclude(self, frames: List[Frame], split: str) -> List[Frame]:
         """Exclude the frames with a label beyond its bound, and say so.
 
@@ -198,11 +213,7 @@ class LabelBounds:
         :param split: name of the split, for messages.
         :raises ValueError: if these are more than half of the frames, or all.
         """
-        excess = [
-            *self._force_excess(frames),
-            *self._energy_excess(frames),
-            *self._stress_excess(frames),
-        ]
+        excess = self._all_excess(frames)
         dropped: Dict[int, str] = {}
         for item in excess:
             dropped.setdefault(item.frame, item.message)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 
@@ -19,7 +20,7 @@ from .baselines import (
 )
 from .batches import BatchRule, sizes_of
 from .consistency import warn_of_contradictions
-from .data import Frame, collate, count_labels, make_frames
+from .data import Frame, collate, count_labels
 from .domain import record_domain
 from .finetuning import DIRECT_KINDS
 from .fitting import fit_calibration, to_raw_units
@@ -28,6 +29,7 @@ from .model import DualForce
 from .plausibility import LabelBounds, check_given_baseline
 from .record import DataRecord, count_copies
 from .stages import FEW_ATOMS
+from .streams import Finish, Finisher, Split, open_split
 from .terms import make_terms
 from .units import in_unit
 from .walls import set_up_wall
@@ -57,14 +59,15 @@ Record = Dict[str, Dict[str, Any]]
 class Prepared:
     """What a training works on.
 
-    :param train: training frames in raw units.
-    :param val: validation frames in raw units.
+    :param train: training frames in raw units; where they are read from disk, those
+        whose labels are beyond their bounds have none.
+    :param val: validation frames, likewise.
     :param terms: terms of the loss.
     :param record: what the data are.
     """
 
-    train: List[Frame]
-    val: List[Frame]
+    train: Sequence[Frame]
+    val: Sequence[Frame]
     terms: List[Term]
     record: Record
 
@@ -91,11 +94,14 @@ def prepare(
     :raises ValueError: if frames, labels or options are unusable, or an interrupted run
         is to go on with other data.
     """
-    train = make_frames(train_datasets, "training", model, show_progress)
-    val = make_frames(val_datasets, "validation", model, show_progress)
+    memory = hypers["max_memory"]
+    train_split = open_split(train_datasets, "training", model, memory, show_progress)
+    memory -= train_split.memory
+    val_split = open_split(val_datasets, "validation", model, memory, show_progress)
+    train, val = train_split.frames, val_split.frames
     record = {
-        "training": DataRecord.of(model, train).as_dict(),
-        "validation": DataRecord.of(model, val).as_dict(),
+        "training": _record(model, train_split),
+        "validation": _record(model, val_split),
     }
     if start == "restart":
         _check_record(record, recorded)
@@ -136,7 +142,34 @@ def prepare(
     terms = make_terms(model, raw, hypers)
     if only_direct:
         terms = [term for term in terms if model.kinds[term.target] in DIRECT_KINDS]
-    return Prepared(raw, to_raw_units(model, val), terms, record)
+    finish = Finisher(model, bounds)
+    return Prepared(
+        _all_frames(train_split, raw, rule, finish),
+        _all_frames(val_split, to_raw_units(model, val), rule, finish),
+        terms,
+        record,
+    )
+
+
+def _record(model: DualForce, split: Split) -> Dict[str, Any]:
+    n_frames = len(split.frames if split.stream is None else split.stream)
+    return DataRecord.of(model, split.frames, n_frames).as_dict()
+
+
+def _all_frames(
+    split: Split, raw: List[Frame], rule: BatchRule, finish: Finish
+) -> Sequence[Frame]:
+    """The frames of a split, from memory or from disk, that fit into batches."""
+    if split.stream is None:
+        return raw
+    sizes = split.stream.sizes
+    fitting = np.flatnonzero([rule.fits(int(size)) for size in sizes])
+    if len(fitting) < len(sizes):
+        logging.warning(
+            f"{len(sizes) - len(fitting)} of {len(sizes)} frames on disk have more "
+            f"atoms than `max_atoms_per_batch` ({rule.max_atoms}) and are excluded"
+        )
+    return split.stream.of(fitting).finished(finish)
 
 
 def _wants_pairs(

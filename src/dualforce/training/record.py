@@ -4,7 +4,7 @@ else."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from torch import Tensor
@@ -27,27 +27,33 @@ class DataRecord:
     :param structures: digest of the structures, whatever their order.
     :param labels: digests of the labels, likewise, by their name.
     :param sizes: root mean square of each label, of totals per atom.
+    :param n_read: frames that digests and sizes are of, where not all were read.
     """
 
     n_frames: int
     structures: str
     labels: Dict[str, str]
     sizes: Dict[str, float]
+    n_read: Optional[int] = None
 
     @classmethod
-    def of(cls, model: DualForce, frames: Sequence[Frame]) -> "DataRecord":
+    def of(
+        cls, model: DualForce, frames: Sequence[Frame], n_frames: int
+    ) -> "DataRecord":
         """Record frames with labels in physical units.
 
         :param model: the model, which knows the labels that are derived from others;
             they are not recorded.
-        :param frames: the frames.
+        :param frames: the frames, or a sample of them.
+        :param n_frames: number of all frames.
         """
         derived = {name for energy in model.energies for name in energy.derived}
         names = sorted(set(count_labels(list(frames))) - derived)
         keys = [_structure_key(frame) for frame in frames]
         per_atom = model.per_atom()
         return cls(
-            n_frames=len(frames),
+            n_frames=n_frames,
+            n_read=len(frames) if len(frames) < n_frames else None,
             structures=_digest(keys),
             labels={
                 name: _digest(
@@ -75,6 +81,8 @@ class DataRecord:
 
         :param other: the data to compare with.
         """
+        if self.n_frames == other.n_frames and self.n_read != other.n_read:
+            return []  # samples say nothing about each other
         if self.structures != other.structures:
             return [
                 f"other structures ({other.n_frames} frames, {self.n_frames} before)"

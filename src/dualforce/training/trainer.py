@@ -5,11 +5,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple, Union
 
+import numpy as np
 import torch
 from metatrain.utils.abc import ModelInterface, TrainerInterface
 from metatrain.utils.data import Dataset
@@ -38,6 +40,7 @@ from .stages import (
     learning_rate_factor,
     make_stages,
 )
+from .streams import load_ahead
 from .terms import weight_in_stage
 
 
@@ -102,8 +105,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
     model: DualForce
     processes: Processes
     terms: List[Term]
-    train_frames: List[Frame]
-    val_frames: List[Frame]
+    train_frames: Sequence[Frame]
+    val_frames: Sequence[Frame]
     unlearnt: List[str]
     """Terms of the loss about which the last epoch had learnt nothing."""
 
@@ -339,21 +342,41 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.model.train()
         steps = range(progress.steps_in_epoch, len(plan))
         show = processes.rank == 0 and sys.stderr.isatty()
-        for number in tqdm(steps, desc=stage.name, leave=False, disable=not show):
-            share_done = self._share_done(stage)
-            if share_done >= 1.0:
-                break
-            rate = learning_rate_factor(share_done, self.hypers["warmup_fraction"])
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * stage.learning_rate
-            frames = self._frames_of_step(plan.shares(number), generator)
-            total += self._step(frames, stage, terms)
-            progress.steps_in_stage += 1
-            progress.steps_in_epoch += 1
-            progress.frames_in_stage += len(frames)
-            if time.monotonic() - self._last_written >= CHECKPOINT_SECONDS:
-                self._write_within_epoch(total, generator)
+        mine = (plan.shares(number)[processes.rank] for number in steps)
+        with closing(load_ahead(self.train_frames, mine)) as loaded:
+            for number in tqdm(steps, desc=stage.name, leave=False, disable=not show):
+                share_done = self._share_done(stage)
+                if share_done >= 1.0:
+                    break
+                rate = learning_rate_factor(share_done, self.hypers["warmup_fraction"])
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate * stage.learning_rate
+                here = self._next_frames(loaded, total, generator)
+                frames = self._frames_of_step(plan.shares(number), here, generator)
+                total += self._step(frames, stage, terms)
+                progress.steps_in_stage += 1
+                progress.steps_in_epoch += 1
+                progress.frames_in_stage += len(frames)
+                if time.monotonic() - self._last_written >= CHECKPOINT_SECONDS:
+                    self._write_within_epoch(total, generator)
         return float(total) / max(1, progress.steps_in_epoch)
+
+    def _next_frames(
+        self,
+        loaded: Iterator[List[Frame]],
+        loss: Tensor,
+        generator: torch.Generator,
+    ) -> List[Frame]:
+        """Frames of this process for the next step.
+
+        :raises ValueError: if one cannot be read or used; what was learnt is written
+            before.
+        """
+        try:
+            return next(loaded)
+        except ValueError as error:
+            self._write_within_epoch(loss, generator)
+            raise ValueError(f"{error}; {self._last_checkpoint()}") from error
 
     def _go_on_within_epoch(self, n_steps: int, generator: torch.Generator) -> None:
         """Go on where a checkpoint was written within an epoch. With other batches the
@@ -366,15 +389,20 @@ class Trainer(TrainerInterface[TrainerHypers]):
         progress.steps_per_epoch = n_steps
 
     def _frames_of_step(
-        self, shares: List[List[int]], generator: torch.Generator
+        self, shares: List[List[int]], here: List[Frame], generator: torch.Generator
     ) -> StepFrames:
-        """Frames of a step, rotated at random where the network is not equivariant."""
+        """Frames of a step, rotated at random where the network is not equivariant.
+
+        :param shares: indices of the frames of each process.
+        :param here: those of this process.
+        :param generator: random numbers of the epoch.
+        """
         rotates = self.hypers["augmentation"] and not self.model.backbone.equivariant
         frames: List[Optional[Frame]] = []
-        for rank, index in in_turn(shares):
+        for rank, place in in_turn(shares):
             # All processes draw for all frames, so that they agree on what is next.
             rotation = _random_rotation(generator) if rotates else None
-            frame = self.train_frames[index] if rank == self.processes.rank else None
+            frame = here[place] if rank == self.processes.rank else None
             if frame is not None and rotation is not None:
                 frame = rotate(frame, rotation)
             frames.append(frame)
@@ -525,10 +553,16 @@ class Trainer(TrainerInterface[TrainerHypers]):
         assert isinstance(backbone, Backbone)
         backbone.eval()
         sums = ErrorSums(self.terms)
-        mine = self.processes.share(self.val_frames)
+        mine = np.arange(len(self.val_frames))[
+            self.processes.rank :: self.processes.size
+        ]
         suspects: List[str] = []
-        for batch_of in self.batch_rule.pack(sizes_of(mine)):
-            frames = [mine[place] for place in batch_of]
+        packed = self.batch_rule.pack(sizes_of(self.val_frames)[mine])
+        batches = (mine[batch.start : batch.stop].tolist() for batch in packed)
+        for loaded in load_ahead(self.val_frames, batches):
+            frames = [frame for frame in loaded if frame.labels]
+            if not frames:
+                continue
             differentiate = any(term.conservative for term in self.terms)
             with torch.set_grad_enabled(differentiate):
                 predictions, batch = self._predict(backbone, frames, self.terms, False)
