@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "engines": {"forces", "md"},
     "torchsim": {"forces", "md"},
     "diagnostics": {"forces", "md"},
-    "distillation": {"forces", "md", "training"},
+    "distillation": {"forces", "md", "training", "engines"},
     "plugin": {"nn", "training", "distillation"},
     "cli": {"forces", "md", "engines", "diagnostics", "distillation"},
 }

@@ -9,7 +9,7 @@ from ase import Atoms, units
 from potentials import Analytic, Bare, argon
 
 from dualforce.md import RespaVelocityVerlet, equilibrate
-from dualforce.md.prediction import SEGMENT, predicted_drift
+from dualforce.md.prediction import SEGMENTS, predicted_drift
 from dualforce.md.tuning import PICOSECOND, ReferenceRun
 
 
@@ -63,7 +63,7 @@ def free_particles(n: int) -> Atoms:
 def test_prediction_of_free_particles() -> None:
     """The spectrum along free flight gives the golden rule."""
     rng = np.random.default_rng(1)
-    times = TIMESTEP * np.arange(2 * SEGMENT)
+    times = TIMESTEP * np.arange(2 * SEGMENTS[0])
     found = []
     for _ in range(100):
         x, v = rng.uniform(0.0, 2.0 * np.pi, 300), rng.standard_normal(300)
@@ -92,7 +92,7 @@ def test_multiple_time_steps_of_free_particles(tmp_path: Path) -> None:
 def test_white_noise() -> None:
     """Every harmonic has the same share, and the error is that of many repetitions."""
     rng = np.random.default_rng(2)
-    series = rng.standard_normal((100, 8 * SEGMENT))
+    series = rng.standard_normal((100, 8 * SEGMENTS[0]))
     found = np.array([predicted_drift(w, 0.5, 6, 300.0) for w in series])
     exact = 5 * 0.5 * 0.5 / (units.kB * 300.0)
     assert found[:, 0].mean() == pytest.approx(exact, rel=0.05)
@@ -101,7 +101,7 @@ def test_white_noise() -> None:
 
 def test_slow_and_fast_parts() -> None:
     """A slow change of the difference is harmless, a fast one in resonance is not."""
-    steps = np.arange(8 * SEGMENT)
+    steps = np.arange(8 * SEGMENTS[0])
     slow = 100.0 * np.cos(2.0 * np.pi * steps / 100.0)
     fast = np.cos(2.0 * np.pi * steps / 8.0)
     drifts = [predicted_drift(w, 0.5, 8, 300.0)[0] for w in (slow, slow + fast)]
@@ -112,7 +112,7 @@ def test_slow_and_fast_parts() -> None:
 
 def test_too_short() -> None:
     """Nothing is predicted from a short run."""
-    drift, error = predicted_drift(np.ones(SEGMENT), 0.5, 4, 300.0)
+    drift, error = predicted_drift(np.ones(SEGMENTS[-1]), 0.5, 4, 300.0)
     assert np.isnan(drift) and np.isnan(error)
 
 
@@ -127,3 +127,14 @@ def test_reference_run_is_the_conservative_one() -> None:
     np.testing.assert_array_equal(reference.run.atoms.positions, plain.atoms.positions)
     assert reference.candidate().n_inner == 1
     assert reference.candidate().correction is None
+
+
+def test_short_runs_predict_too() -> None:
+    """From shorter segments, without bias, for as many inner steps as they resolve."""
+    rng = np.random.default_rng(2)
+    series = rng.standard_normal((1000, 300))
+    found = np.array([predicted_drift(x, 0.5, 4, 300.0)[0] for x in series])
+    # White noise of variance one has the spectral density of a step.
+    expected = 3 * 0.5 / (2.0 * units.kB * 300.0)
+    assert found.mean() == pytest.approx(expected, rel=0.05)
+    assert np.isnan(predicted_drift(series[0], 0.5, 17, 300.0)[0])

@@ -16,9 +16,11 @@ from dualforce.cli import main
 from dualforce.md import equilibrate
 from dualforce.md.statistics import Estimate
 from dualforce.md.tuning import (
+    PICOSECOND,
     Candidate,
     ConstantEnergyRun,
     Tuning,
+    _lengths,
     is_drifting,
     judge,
     judge_all,
@@ -190,6 +192,30 @@ def test_short_run_decides_nothing() -> None:
         rows.append(run.candidate())
         assert rows[-1].length_ps == pytest.approx(0.06, abs=0.005)
     assert [row.verdict for row in judge_all(rows)] == ["unclear", "unclear"]
+
+
+def test_conservative_force_that_is_slow() -> None:
+    """It gets the steps that a prediction needs, others the time to be judged."""
+    step = 1.0 * units.fs
+    for seconds, reference, others in (
+        (1800.0, 320 * step, PICOSECOND),
+        (600.0, 0.4 * 600.0 / 1.4 * step, PICOSECOND),
+    ):
+        found = _lengths((0.01, 1.4), step, seconds)
+        assert found == pytest.approx((reference, others))
+    fast = _lengths((0.001, 0.002), step, 60.0)
+    assert fast[0] == fast[1] > PICOSECOND
+
+
+def test_runs_beside_a_short_one() -> None:
+    """They are compared with exact conservation of energy, and may be recommended."""
+    drifting = measured(
+        n_inner=1, length_ps=0.3, drift=(5.0, 9.0), heating=(90.0, 80.0)
+    )
+    for drift, expected in (((0.1, 0.02), 8), ((1.0, 0.02), None)):
+        rows = judge_all([drifting, measured(n_inner=8, drift=drift, late=drift)])
+        assert rows[0].verdict == "unclear"
+        assert recommend(rows) == expected
 
 
 def test_runs_can_be_continued() -> None:

@@ -1,6 +1,6 @@
 from . import torchsim
 from .diagnostics import diagnose
-from .distillation import combine, combine_files
+from .distillation import accelerate, combine, combine_files
 from .engines import ModelReference, write_inputs
 from .engines.ipi import IPIDriver
 from .engines.openmm import openmm_simulation
@@ -61,6 +61,7 @@ __all__ = [
     "RespaVelocityVerlet",
     "RunFailedError",
     "Tuning",
+    "accelerate",
     "combine",
     "combine_files",
     "diagnose",

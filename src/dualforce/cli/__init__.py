@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 
-COMMANDS = ("combine", "diagnose", "inputs", "md", "relax", "tune")
+COMMANDS = ("accelerate", "combine", "diagnose", "inputs", "md", "relax", "tune")
 """Each is a function of this name in a module of this name."""
 
 
@@ -43,11 +43,13 @@ class CommandGroup(click.Group):
 
 def _sentence(error: Exception) -> str:
     """What a user reads of an error."""
+    from ..distillation import AccelerationError
     from ..forces import EvaluationError
     from ..md import RunFailedError
 
+    own = (AccelerationError, EvaluationError, RunFailedError)
     foreseen = (ValueError, OSError, ImportError, FloatingPointError)
-    if isinstance(error, (*foreseen, EvaluationError, RunFailedError)):
+    if isinstance(error, (*foreseen, *own)):
         return str(error)
     text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     path = Path(tempfile.gettempdir()) / f"dualforce-error-{os.getpid()}.txt"

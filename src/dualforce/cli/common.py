@@ -10,6 +10,7 @@ import ase.io
 import click
 
 from ..engines import ModelReference
+from ..forces import is_pair_folder, read_pair
 
 
 def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +34,8 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add MODEL, STRUCTURE and the options of a model; the command takes them as
-    ``model``, a :class:`~dualforce.engines.ModelReference`, and ``structure``."""
+    ``model``, a :class:`~dualforce.engines.ModelReference`, and ``structure``, which a
+    folder of `dualforce accelerate` brings along."""
 
     @functools.wraps(command)
     def with_model(
@@ -42,10 +44,15 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         device: str | None,
         variant: str | None,
         extensions: str | None,
+        structure: str | None,
         **others: Any,
     ) -> Any:
         reference = ModelReference(model, direct_model, device, variant, extensions)
-        return command(model=reference, **others)
+        return command(
+            model=reference.of_folder(),
+            structure=structure or _structure_of(model),
+            **others,
+        )
 
     decorated = evaluation_options(with_model)
     for decorate in (
@@ -54,11 +61,24 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="MODEL",
             help="Take direct forces from this model.",
         ),
-        click.argument("structure", type=click.Path(exists=True, dir_okay=False)),
+        click.argument(
+            "structure", type=click.Path(exists=True, dir_okay=False), required=False
+        ),
         click.argument("model"),
     ):
         decorated = decorate(decorated)
     return decorated
+
+
+def _structure_of(model: str) -> str:
+    """The structure of a folder.
+
+    :raises click.UsageError: if it is none, or has none.
+    """
+    found = read_pair(model).structure if is_pair_folder(model) else None
+    if found is None:
+        raise click.UsageError("Missing argument 'STRUCTURE'.")
+    return found
 
 
 def read_structures(path: str | Path, index: str | int = ":") -> list[ase.Atoms]:

@@ -25,7 +25,7 @@ from .md_options import settings_options
     "-o",
     "--output",
     type=click.Path(),
-    required=True,
+    default="run",
     help="Folder for trajectory, log and checkpoint.",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
@@ -39,11 +39,12 @@ def md(
 ) -> None:
     """Run molecular dynamics of STRUCTURE with MODEL.
 
-    MODEL is an exported model (model.pt), or module:callable (file.py:callable) for
-    what returns a calculator of ASE. Direct forces act in every step, conservative ones
-    in every M-th (--inner). The folder receives trajectory.extxyz, log.csv,
-    final.extxyz and a checkpoint; Ctrl-C leaves a run that the same command with
-    --resume continues. With a larger --steps, --resume extends a run.
+    MODEL is an exported model (model.pt), module:callable (file.py:callable) for what
+    returns a calculator of ASE, or a folder of `dualforce accelerate`, which brings a
+    STRUCTURE, a temperature, timestep and M along. Direct forces act in every step,
+    conservative ones in every M-th (--inner). The folder receives trajectory.extxyz,
+    log.csv, final.extxyz and a checkpoint; Ctrl-C leaves a run that the same command
+    with --resume continues. With a larger --steps, --resume extends a run.
     """
     outcome = run_md(
         model.load(),

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from ..engines import ModelReference
-from ..engines.tuned import SAFE, inner_steps
+from ..engines.tuned import SAFE, inner_steps, tuned_timestep
 from ..md.run_folder import RunFolder
 from ..md.settings import CellShape, Ensemble, MDSettings
 
@@ -18,10 +18,17 @@ _OPTIONS: dict[str, tuple[str, Any, str]] = {
     "temperature": (
         "--temperature",
         float,
-        "In K; of initial velocities too, where the structure has none.",
+        "In K; of initial velocities too, where the structure has none. If not given, "
+        "what a folder of `dualforce accelerate` was made for, otherwise "
+        f"{MDSettings.temperature:g}.",
     ),
     "pressure": ("--pressure", float, "In bar; for npt."),
-    "timestep": ("--timestep", float, "Inner step in fs."),
+    "timestep": (
+        "--timestep",
+        float,
+        "Inner step in fs; if not given, that with which `dualforce tune` has found "
+        f"the inner steps of the model, otherwise {MDSettings.timestep:g}.",
+    ),
     "n_inner": (
         "--inner",
         int,
@@ -43,6 +50,10 @@ _OPTIONS: dict[str, tuple[str, Any, str]] = {
 }
 
 
+_CHOSEN = ("temperature", "timestep", "n_inner")
+"""Settings whose default depends on the model."""
+
+
 def setting_option(name: str, default: Any) -> Callable[..., Any]:
     """The option of one setting."""
     flag, kind, text = _OPTIONS[name]
@@ -56,31 +67,37 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_settings(**options: Any) -> Any:
         values = {name: options.pop(name) for name in _OPTIONS}
-        if values["n_inner"] is None:
-            values["n_inner"] = _default_inner_steps(values, **options)
+        if options.get("resume"):
+            _take_those_of(RunFolder(options["output"]), values)
+        _choose(values, options["model"])
         return command(settings=MDSettings(**values), **options)
 
     decorated: Callable[..., Any] = with_settings
     for field in reversed(dataclasses.fields(MDSettings)):
-        default = None if field.name == "n_inner" else field.default
+        default = None if field.name in _CHOSEN else field.default
         decorated = setting_option(field.name, default)(decorated)
     return decorated
 
 
-def _default_inner_steps(
-    values: dict[str, Any],
-    model: ModelReference,
-    output: str,
-    resume: bool = False,
-    **others: Any,
-) -> int:
-    """Inner steps of the run to resume, those found for the model, or a safe number."""
-    if resume and (known := RunFolder(output).n_inner) is not None:
-        return known
-    # With this setting alone, so that a timestep that makes no sense is refused.
-    timestep = MDSettings(timestep=values["timestep"]).timestep
-    n_inner, sentence = inner_steps(
-        model, timestep=timestep, hydrogen_mass=values["hydrogen_mass"]
-    )
-    click.echo(sentence)
-    return n_inner
+def _take_those_of(run: RunFolder, values: dict[str, Any]) -> None:
+    """Let a run that is resumed keep the settings that nobody gives."""
+    for name in _CHOSEN:
+        if values[name] is None:
+            values[name] = run.setting(name)
+
+
+def _choose(values: dict[str, Any], model: ModelReference) -> None:
+    """Fill in what was found for the model, or a safe value."""
+    mass = values["hydrogen_mass"]
+    if values["temperature"] is None:
+        values["temperature"] = model.temperature or MDSettings.temperature
+    if values["timestep"] is None:
+        found = tuned_timestep(model, hydrogen_mass=mass)
+        values["timestep"] = found or MDSettings.timestep
+    if values["n_inner"] is None:
+        # With this setting alone, so that a timestep that makes no sense is refused.
+        timestep = MDSettings(timestep=values["timestep"]).timestep
+        values["n_inner"], sentence = inner_steps(
+            model, timestep=timestep, hydrogen_mass=mass
+        )
+        click.echo(sentence)

@@ -10,6 +10,7 @@ from ..engines import ModelReference
 from ..engines.tuned import remember
 from ..md import repartition_hydrogen_mass
 from ..md.structures import check_structure
+from ..md.timesteps import propose_timestep
 from ..md.tuning import TOLERANCE
 from ..md.tuning import tune as tune_inner_steps
 from ..md.tuning_report import PLOT, TABLE, advice, predictions, table, write
@@ -20,7 +21,12 @@ from .md_options import setting_option
 @click.command()
 @model_options
 @click.option("--temperature", default=300.0, help="In K.")
-@click.option("--timestep", default=0.5, help="Inner step in fs.")
+@click.option(
+    "--timestep",
+    type=float,
+    help="Inner step in fs.  [default: by the lightest atom: 0.5 with hydrogen, 1 with "
+    "other elements up to neon, otherwise 2]",
+)
 @click.option(
     "--tolerance",
     default=TOLERANCE,
@@ -39,7 +45,7 @@ def tune(
     model: ModelReference,
     structure: str,
     temperature: float,
-    timestep: float,
+    timestep: float | None,
     tolerance: float,
     hydrogen_mass: float | None,
     minutes: float,
@@ -59,6 +65,9 @@ def tune(
     check_structure(atoms)
     if hydrogen_mass is not None:
         repartition_hydrogen_mass(atoms, hydrogen_mass)
+    if timestep is None:
+        timestep = propose_timestep(atoms)
+        click.echo(f"Inner steps of {timestep:g} fs (--timestep)")
     forces = model.load()
     with tqdm(total=100, unit="%", bar_format=_BAR, disable=None) as bar:
 

@@ -1,6 +1,15 @@
-"""Direct forces for existing models: labels from a teacher, and combined models."""
+"""Direct forces for existing models: labels from a teacher, combined models, and the
+way from one to the other in one command."""
 
+from .acceleration import accelerate
 from .combine import combine, combine_files
+from .results import Acceleration, AccelerationError
 
 
-__all__ = ["combine", "combine_files"]
+__all__ = [
+    "Acceleration",
+    "AccelerationError",
+    "accelerate",
+    "combine",
+    "combine_files",
+]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import ase
 import ase.io
@@ -20,6 +20,9 @@ from .teacher import Teacher
 
 
 DIGEST, ORIGIN = "structure_digest", "origin"
+RUN_LENGTH = "frames_of_run"
+CORRECTION = "correction"
+"""RMS of conservative minus direct force on a structure, in eV/Å."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +81,49 @@ class LabelStore:
         frame = self.frames.get(digest(atoms))
         return None if frame is None else label_of(frame)
 
-    def add(self, atoms: ase.Atoms, label: Label, origin: str = "") -> None:
-        """Keep a label.
+    def add(self, atoms: ase.Atoms, label: Label) -> None:
+        """Keep the label of a structure from a file of the user."""
+        self._append([_frame(atoms, label, {ORIGIN: "file"})])
 
-        :param atoms: the structure.
-        :param label: its label.
-        :param origin: where the structure is from, if not from a file of the user.
+    def add_run(
+        self, labelled: Sequence[Tuple[ase.Atoms, Label, Dict[str, Any]]], origin: str
+    ) -> None:
+        """Keep the structures of a run, which :meth:`of_origin` finds if all are there.
+
+        :param labelled: structures, labels, and what else is to be known of them.
+        :param origin: name of the run.
         """
-        frame = ase.Atoms(
-            atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc
-        )
-        frame.info = {DIGEST: digest(atoms), ORIGIN: origin or "file"}
-        stress = None
-        if label.stress is not None:
-            stress = label.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        results = {"energy": label.energy, "forces": label.forces, "stress": stress}
-        frame.calc = SinglePointCalculator(
-            frame, **{k: v for k, v in results.items() if v is not None}
-        )
+        common = {ORIGIN: origin, RUN_LENGTH: len(labelled)}
+        self._append([_frame(a, label, common | info) for a, label, info in labelled])
+
+    def of_origin(self, origin: str) -> List[ase.Atoms]:
+        """Structures of a run; none if some are missing."""
+        found = [a for a in self.frames.values() if a.info.get(ORIGIN) == origin]
+        complete = found and len(found) == found[0].info.get(RUN_LENGTH, len(found))
+        return found if complete else []
+
+    def _append(self, frames: Sequence[ase.Atoms]) -> None:
         text = io.StringIO()
-        ase.io.write(text, frame, format="extxyz")
+        for frame in frames:
+            ase.io.write(text, frame, format="extxyz")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(text.getvalue())
-        self.frames[frame.info[DIGEST]] = frame
+        self.frames |= {str(frame.info[DIGEST]): frame for frame in frames}
+
+
+def _frame(atoms: ase.Atoms, label: Label, info: Dict[str, Any]) -> ase.Atoms:
+    """A structure with its label, as it is stored."""
+    frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    frame.info = {DIGEST: digest(atoms), **info}
+    stress = None
+    if label.stress is not None:
+        stress = label.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    results = {"energy": label.energy, "forces": label.forces, "stress": stress}
+    frame.calc = SinglePointCalculator(
+        frame, **{k: v for k, v in results.items() if v is not None}
+    )
+    return frame
 
 
 def label_of(frame: ase.Atoms) -> Label:
@@ -145,12 +167,16 @@ def label_one(atoms: ase.Atoms, teacher: Teacher) -> Label:
 
 def label_together(frames: Sequence[ase.Atoms], teacher: Teacher) -> List[Label]:
     """Evaluate the teacher for structures that are periodic alike."""
-    stress = bool(frames[0].pbc.all()) and teacher.forces.has_stress
+    stress = teacher.labels_stress_of(frames[0])
     found = teacher.forces.evaluate_batch("conservative", frames, stress)
-    return [_as_label(result) for result in found]
+    return [as_label(result) for result in found]
 
 
-def _as_label(result: Evaluation) -> Label:
+def as_label(result: Evaluation) -> Label:
+    """An evaluation of the teacher as a label.
+
+    :raises FloatingPointError: if the stress is not finite.
+    """
     assert result.energy is not None
     if result.stress is not None and not np.isfinite(result.stress).all():
         raise FloatingPointError("the stress is not finite")

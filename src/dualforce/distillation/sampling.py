@@ -4,8 +4,9 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, NamedTuple, Optional
 
 import ase
 import numpy as np
@@ -17,12 +18,12 @@ from ..md import RunFailedError
 from ..md.guard import Guard
 from ..md.preparation import set_thermal_momenta
 from ..md.thermostats import RespaLangevin, check_positive
-from .labelling import ORIGIN, LabelStore, label_one
+from .labelling import CORRECTION, Label, LabelStore, as_label, label_one
 from .teacher import Teacher
 
 
-INTERVAL = 20.0 * units.fs
-"""Between structures of a run."""
+INTERVAL = 20.0
+"""Between structures of a run, in fs."""
 
 FRAMES_PER_RUN = 10
 
@@ -34,6 +35,40 @@ STUDENT_INNER = 4
 
 SAME = 0.03
 """In Å: structures whose atoms differ by less (RMS) are taken for duplicates."""
+
+
+@dataclass(frozen=True)
+class Mover:
+    """What moves the atoms in short runs."""
+
+    forces: ForceSource
+    timestep: float
+    """Inner step, in fs."""
+    n_inner: int = 1
+    is_teacher: bool = True
+    """Whether its conservative forces are those of the teacher, and so labels."""
+    interval: float = INTERVAL
+    """Between structures, in fs."""
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps between structures."""
+        return max(1, round(self.interval / (self.n_inner * self.timestep)))
+
+    @property
+    def calls_per_frame(self) -> int:
+        """Evaluations of the conservative force for a structure of a run."""
+        return self.outer_steps + (not self.is_teacher)
+
+
+class Visited(NamedTuple):
+    """A structure of a short run."""
+
+    atoms: ase.Atoms
+    label: Optional[Label]
+    """None where the teacher has not been evaluated yet."""
+    correction: Optional[float]
+    """RMS of conservative minus direct force, in eV/Å; none for one inner step."""
 
 
 def extend(
@@ -61,22 +96,21 @@ def extend(
     if not temperatures:
         raise ValueError("`extend: temperatures` is empty; give at least one, in K")
     check_positive(timestep=options["timestep"])
+    mover = _mover(teacher, options)
     known = list(frames)
     chosen: List[ase.Atoms] = []
-    propagator = _propagator(teacher, options)
     n_runs = max(len(temperatures), -(-n_frames // FRAMES_PER_RUN))
     with tqdm(total=n_frames, desc="runs", unit=" frames", disable=None) as bar:
         for number in range(3 * n_runs):  # more than enough unless all are duplicates
             if len(chosen) >= n_frames:
                 break
             temperature = float(temperatures[number % len(temperatures)])
-            start = frames[_spread(number, len(frames))]
+            start = frames[spread(number, len(frames))]
             name = _name(start, temperature, number, options)
-            if not _finished(store, name):
-                steps = _steps(start, *propagator, temperature, number, options)
-                _label(list(steps), teacher, store, name)
-            for atoms in _finished(store, name):
-                if len(chosen) < n_frames and not _is_known(atoms, known):
+            for atoms in short_run(
+                start, mover, teacher, store, name, temperature, number
+            ):
+                if len(chosen) < n_frames and not is_known(atoms, known):
                     known.append(atoms)
                     chosen.append(atoms)
                     bar.update()
@@ -88,16 +122,16 @@ def extend(
     return chosen
 
 
-def _propagator(
-    teacher: Teacher, options: Mapping[str, Any]
-) -> Tuple[ForceSource, int]:
+def _mover(teacher: Teacher, options: Mapping[str, Any]) -> Mover:
     """Forces that the atoms follow, and their number of inner steps."""
+    timestep = float(options["timestep"])
     if options.get("student"):
-        return load_forces(options["student"]), STUDENT_INNER
-    return teacher.forces, 1
+        forces = load_forces(options["student"])
+        return Mover(forces, timestep, STUDENT_INNER, is_teacher=False)
+    return Mover(teacher.forces, timestep)
 
 
-def _spread(number: int, n_frames: int) -> int:
+def spread(number: int, n_frames: int) -> int:
     """Starts that are spread over all frames, however few runs there are."""
     return int(number * 0.6180339887 % 1.0 * n_frames)
 
@@ -110,60 +144,87 @@ def _name(
     return f"run {number} at {temperature:g} K ({code})"
 
 
-def _finished(store: LabelStore, name: str) -> List[ase.Atoms]:
-    return [a for a in store.frames.values() if a.info.get(ORIGIN) == name]
-
-
-def _steps(
+def short_run(
     start: ase.Atoms,
-    forces: ForceSource,
-    n_inner: int,
+    mover: Mover,
+    teacher: Teacher,
+    store: LabelStore,
+    name: str,
     temperature: float,
     seed: int,
-    options: Mapping[str, Any],
-) -> Iterator[ase.Atoms]:
-    """Structures along one run; fewer if it fails."""
+) -> List[ase.Atoms]:
+    """Labelled structures along a run; fewer if it fails.
+
+    :param start: structure to start from.
+    :param mover: what moves the atoms.
+    :param teacher: what labels, where the mover does not.
+    :param store: where labelled structures are kept. A run that is there is not made
+        again.
+    :param name: of the run in the store.
+    :param temperature: in K.
+    :param seed: of velocities and noise.
+    """
+    found = store.of_origin(name)
+    if found:
+        return found
+    # Neighbour lists that are left from other runs decide about the last bits.
+    mover.forces.reset()
+    visited = list(_visit(start, mover, teacher, temperature, seed))
+    _label(visited, teacher, store, name)
+    return store.of_origin(name)
+
+
+def _visit(
+    start: ase.Atoms,
+    mover: Mover,
+    teacher: Teacher,
+    temperature: float,
+    seed: int,
+) -> Iterator[Visited]:
     atoms, rng = start.copy(), np.random.default_rng(seed)
     atoms.calc = None
     set_thermal_momenta(atoms, temperature, rng)
-    timestep = float(options["timestep"]) * units.fs
-    every = max(1, round(INTERVAL / (n_inner * timestep)))
     with tempfile.TemporaryDirectory() as folder:
         run = RespaLangevin(
             atoms,
-            timestep,
-            forces,
-            n_inner,
+            mover.timestep * units.fs,
+            mover.forces,
+            mover.n_inner,
             temperature_K=temperature,
             friction=FRICTION,
             rng=rng,
             guard=Guard(factor=float("inf"), max_drift=1.0),
             last_good=Path(folder) / "last-good.extxyz",
         )
+        run.needs_stress = teacher.labels_stress_of(atoms)
         for _ in range(FRAMES_PER_RUN):
             try:
-                run.run(every)
+                run.run(mover.outer_steps)
             except RunFailedError as error:
                 logging.warning(f"A run at {temperature:g} K ended early: {error}")
                 return
-            yield run.atoms.copy()
+            point = run.point
+            label = as_label(point.conservative) if mover.is_teacher else None
+            yield Visited(run.atoms.copy(), label, point.correction)
 
 
 def _label(
-    found: Sequence[ase.Atoms], teacher: Teacher, store: LabelStore, name: str
+    visited: Sequence[Visited], teacher: Teacher, store: LabelStore, name: str
 ) -> None:
     labelled = []
-    for atoms in found:
+    for each in visited:
         try:
-            labelled.append((atoms, label_one(atoms, teacher)))
+            label = each.label or label_one(each.atoms, teacher)
         except Exception as error:  # calculators raise whatever they like
             logging.warning(f"The teacher fails on a structure of {name}: {error}")
-    # All at once: a run of which a part is stored would count as finished.
-    for atoms, label in labelled:
-        store.add(atoms, label, origin=name)
+            continue
+        info = {} if each.correction is None else {CORRECTION: each.correction}
+        labelled.append((each.atoms, label, info))
+    store.add_run(labelled, name)
 
 
-def _is_known(atoms: ase.Atoms, known: Sequence[ase.Atoms]) -> bool:
+def is_known(atoms: ase.Atoms, known: Sequence[ase.Atoms]) -> bool:
+    """Whether a structure is nearly the same as one of those that are known."""
     return any(_distance(atoms, other) < SAME for other in known)
 
 

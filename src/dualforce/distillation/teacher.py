@@ -32,6 +32,10 @@ class Teacher:
         """Short digest of what the labels depend on."""
         return self.forces.digest[:HASH_LENGTH]
 
+    def labels_stress_of(self, atoms: ase.Atoms) -> bool:
+        """Whether labels of a structure have a stress."""
+        return bool(atoms.pbc.all()) and self.forces.has_stress
+
     def check_elements(self, frames: Sequence[ase.Atoms], where: str) -> None:
         """
         :param frames: structures to label.
@@ -53,7 +57,8 @@ def load_teacher(source: str, folder: Path, device: Optional[str] = None) -> Tea
     """Load a teacher.
 
     :param source: an exported metatomic model, a checkpoint of metatrain (``.ckpt``),
-        or ``module:callable``, which returns a calculator of ASE.
+        ``module:callable``, which returns a calculator of ASE, or the name of a
+        package's model.
     :param folder: where a checkpoint is exported to.
     :param device: torch device of metatomic models, by default the best.
     :raises FileNotFoundError: if there is no such file.

@@ -10,7 +10,16 @@ import ase
 import ase.io
 from ase import units
 
-from ..forces import Array, ForceSource, load_forces, names_calculator
+from ..forces import (
+    Array,
+    ForceSource,
+    absolute_name,
+    is_pair_folder,
+    load_forces,
+    names_calculator,
+    read_pair,
+    split_name,
+)
 
 
 STRUCTURE = "structure.extxyz"
@@ -21,14 +30,31 @@ class ModelReference:
     """A model as inputs name it, and how to evaluate it."""
 
     model: str
-    """Exported model (a file), or ``module:callable`` or ``file.py:callable`` for what
-    returns a calculator of ASE."""
+    """Exported model (a file), ``module:callable`` or ``file.py:callable`` for what
+    returns a calculator of ASE, or the name of a package's model."""
     direct_model: Optional[str] = None
     """Likewise; takes direct forces from there."""
     device: Optional[str] = None
     variant: Optional[str] = None
     extensions: Optional[str] = None
     """Folder with compiled extensions of exported models."""
+    temperature: Optional[float] = None
+    """At which it is to be run unless the user says otherwise, in K."""
+
+    def of_folder(self) -> "ModelReference":
+        """The models in the folder, where ``model`` is one of `dualforce accelerate`.
+
+        :raises ValueError: if the description in the folder is damaged.
+        """
+        if not is_pair_folder(self.model):
+            return self
+        pair = read_pair(self.model)
+        return replace(
+            self,
+            model=pair.model,
+            direct_model=self.direct_model or pair.direct_model,
+            temperature=pair.temperature,
+        )
 
     def load(self) -> ForceSource:
         """The source of forces; see :func:`~dualforce.load_forces`."""
@@ -73,6 +99,8 @@ class ModelReference:
             if source is None or name is None:
                 continue
             place, name = source, name
+            if split_name(source) is not None:
+                continue
             if names_calculator(source):
                 place, name = (text.rpartition(":")[0] for text in (source, name))
                 if not place.endswith(".py"):
@@ -99,6 +127,8 @@ class ModelReference:
 def _name_in_folder(model: str, name: str) -> str:
     if not names_calculator(model):
         return name
+    if split_name(model) is not None:
+        return absolute_name(model)
     place, _, function = model.rpartition(":")
     return f"{Path(place).name if place.endswith('.py') else place}:{function}"
 

@@ -19,10 +19,12 @@ _KEY = ("model_sha256", "direct_model_sha256", "variant", "hydrogen_mass_u")
 
 
 def record_file(model: ModelReference) -> Optional[Path]:
-    """``NAME.tuned.json`` beside the model; none for calculators of ASE."""
-    if names_calculator(model.model):
-        return None
-    return Path(model.model).with_suffix(".tuned.json")
+    """``NAME.tuned.json`` beside the model, or beside that of the direct forces of a
+    calculator of ASE; none where both are calculators."""
+    for place in (model.model, model.direct_model):
+        if place is not None and not names_calculator(place):
+            return Path(place).with_suffix(".tuned.json")
+    return None
 
 
 def remember(
@@ -69,11 +71,7 @@ def inner_steps(
     :param hydrogen_mass: in u; none for natural masses.
     :return: the number, and a sentence that says why.
     """
-    path = record_file(model)
-    found: List[Dict[str, Any]] = []
-    if path is not None and path.exists():
-        key = _key(model, hydrogen_mass)
-        found = [entry for entry in _read(path) if _agree(entry, key)]
+    found = _entries(model, hydrogen_mass)
     if not found:
         return SAFE, (
             f"M = {SAFE} (--inner), which suits most models; `dualforce tune` finds "
@@ -82,9 +80,33 @@ def inner_steps(
     outer = found[-1]["n_inner"] * found[-1]["timestep_fs"]
     n_inner = max(1, math.floor(outer / timestep + 1e-6))
     return n_inner, (
-        f"M = {n_inner}, from {path}: outer steps of {outer:g} fs conserved energy at "
-        f"{found[-1]['temperature_K']:g} K"
+        f"M = {n_inner}, from {record_file(model)}: outer steps of {outer:g} fs "
+        f"conserved energy at {found[-1]['temperature_K']:g} K"
     )
+
+
+def tuned_timestep(
+    model: ModelReference, *, hydrogen_mass: Optional[float]
+) -> Optional[float]:
+    """The inner step with which a number of inner steps was found, in fs; none where
+    nothing was found.
+
+    :param model: model to run.
+    :param hydrogen_mass: in u; none for natural masses.
+    """
+    found = _entries(model, hydrogen_mass)
+    return float(found[-1]["timestep_fs"]) if found else None
+
+
+def _entries(
+    model: ModelReference, hydrogen_mass: Optional[float]
+) -> List[Dict[str, Any]]:
+    """What was found for a model, the latest last."""
+    path = record_file(model)
+    if path is None or not path.exists():
+        return []
+    key = _key(model, hydrogen_mass)
+    return [entry for entry in _read(path) if _agree(entry, key)]
 
 
 def _key(model: ModelReference, hydrogen_mass: Optional[float]) -> Dict[str, Any]:

@@ -5,6 +5,8 @@ from .combined import CombinedForces, Cost, CountedForces, DirectOnly
 from .domain import TrainingDomain
 from .loading import Model, load_calculator, load_forces, names_calculator
 from .metatomic import DIRECT_FORCE, DIRECT_STRESS, MetatomicForces, load_model
+from .packages import absolute_name, split_name
+from .pair_folder import Pair, is_pair_folder, read_pair
 from .protocol import (
     Array,
     Evaluation,
@@ -36,13 +38,18 @@ __all__ = [
     "MetatomicForces",
     "MissingForceError",
     "Model",
+    "Pair",
     "TrainingDomain",
+    "absolute_name",
     "check_finite",
+    "is_pair_folder",
     "list_atoms",
     "list_symbols",
     "load_calculator",
     "load_forces",
     "load_model",
     "names_calculator",
+    "read_pair",
+    "split_name",
     "without_net_force",
 ]

@@ -16,12 +16,15 @@ from metatomic.torch import AtomisticModel
 from .calculators import CalculatorForces
 from .combined import CombinedForces
 from .metatomic import MetatomicForces
+from .packages import known_names, make_calculator, split_name
+from .pair_folder import is_pair_folder, read_pair
 from .protocol import ForceSource
 
 
 Model = Union[str, Path, AtomisticModel, Calculator, ForceSource]
-"""What can be loaded: an exported model (a file, or loaded), a calculator of ASE,
-``module:callable`` or ``file.py:callable`` for what returns one, or a source."""
+"""What can be loaded: an exported model (a file, or loaded), a folder of `dualforce
+accelerate`, a calculator of ASE, ``module:callable`` or ``file.py:callable`` for what
+returns one, the name of a package's model, or a source."""
 
 
 def load_forces(
@@ -34,9 +37,10 @@ def load_forces(
 ) -> ForceSource:
     """Load a source of forces.
 
-    :param model: an exported model (``model.pt``), a calculator of ASE, or
-        ``module:callable`` (``file.py:callable``) for what returns a calculator when it
-        is called without arguments.
+    :param model: an exported model (``model.pt``), a folder of ``dualforce
+        accelerate``, a calculator of ASE, ``module:callable`` (``file.py:callable``)
+        for what returns a calculator when it is called without arguments, or the name
+        of a package's model (:mod:`dualforce.forces.packages`).
     :param direct_model: likewise; takes direct forces from there.
     :param device: torch device of exported models, by default the best they support;
         calculators choose themselves.
@@ -47,6 +51,9 @@ def load_forces(
     :raises ImportError: if there is no such module, or nothing of this name in it.
     :raises ValueError: if what is there is no model, or has no forces.
     """
+    if isinstance(model, (str, Path)) and is_pair_folder(model):
+        pair = read_pair(model)
+        model, direct_model = pair.model, direct_model or pair.direct_model
     source = _load_one(model, device, variant, extensions)
     if direct_model is None:
         return source
@@ -75,8 +82,9 @@ def _check_file(path: Path) -> None:
     if path.is_dir() or not path.exists():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"'{path}' {problem}; give an exported model (model.pt), or what returns a "
-            "calculator of ASE (module:callable or file.py:callable)"
+            f"'{path}' {problem}; give an exported model (model.pt), what returns a "
+            "calculator of ASE (module:callable or file.py:callable), or a name "
+            f"({known_names()})"
         )
     if path.suffix == ".ckpt":
         raise ValueError(
@@ -92,21 +100,29 @@ def _is_calculator(model: Any) -> bool:
 
 
 def names_calculator(model: Union[str, Path]) -> bool:
-    """Whether a text has the form ``module:callable`` or ``file.py:callable``."""
+    """Whether a text has the form ``module:callable`` or ``file.py:callable``, or is
+    the name of a package's model."""
     text = str(model)
+    if Path(text).exists():
+        return False
     place, colon, name = text.rpartition(":")
-    return bool(colon and place and name.isidentifier()) and not Path(text).exists()
+    has_form = bool(colon and place and name.isidentifier())
+    return has_form or split_name(text) is not None
 
 
 def load_calculator(spec: str) -> CalculatorForces:
     """The calculator that a text names.
 
     :param spec: ``module:callable`` or ``file.py:callable``; called without arguments
-        it returns a calculator of ASE. Modules of the working directory count.
+        it returns a calculator of ASE. Modules of the working directory count. Or the
+        name of a package's model.
     :raises FileNotFoundError: if there is no such file.
     :raises ImportError: if there is no such module, or nothing of this name in it.
     :raises ValueError: if it returns no calculator, or one without forces.
     """
+    if split_name(spec) is not None:
+        calculator, digest = make_calculator(spec)
+        return CalculatorForces(calculator, spec, digest)
     place, _, name = spec.rpartition(":")
     function, version = _find_function(place, name)
     try:

@@ -38,8 +38,13 @@ from .respa import RespaVelocityVerlet
 from .statistics import UNKNOWN, Estimate
 
 
-SEGMENT = 512
-"""Steps in each part of a run whose spectra are averaged."""
+SEGMENTS = (512, 256, 128)
+"""Steps in each part of a run whose spectra are averaged: the first for which there are
+:data:`MIN_SEGMENTS`."""
+
+RESOLUTION = 8
+"""Lines of the spectrum between zero and the first harmonic of the outer step, at
+least: the window spreads the slow part over four."""
 
 WINDOW = "blackmanharris"
 """Its side lobes lie 92 dB below: the slow part of ``g . v`` is larger than the fast
@@ -81,9 +86,12 @@ def predicted_drift(
     :return: in eV over ASE's unit of time, with its standard error; NaN if the run is
         too short.
     """
-    frequencies, spectrum, n_segments = _spectrum(np.asarray(power, dtype=float))
-    if n_segments < MIN_SEGMENTS or not temperature_K > 0.0:
+    segment = _segment(len(power))
+    if RESOLUTION * n_inner > segment or not temperature_K > 0.0:
         return UNKNOWN
+    frequencies, spectrum = _spectrum(np.asarray(power, dtype=float), segment)
+    # Windows that overlap by half and fall off so fast are nearly independent.
+    n_segments = _n_segments(len(power), segment)
     harmonics = np.arange(1, n_inner) / n_inner
     harmonics[harmonics >= 0.5] -= 1.0
     values = timestep * np.interp(harmonics, frequencies, spectrum)
@@ -93,20 +101,25 @@ def predicted_drift(
     return float(factor * values.sum()), float(factor * error)
 
 
-def _spectrum(power: Array) -> Tuple[Array, Array, float]:
-    """Spectral density over frequency, both in units of the step, and the number of
-    independent segments it is an average of."""
-    if len(power) < SEGMENT:
-        return np.zeros(0), np.zeros(0), 0.0
+def _segment(n_steps: int) -> int:
+    """Steps in a segment; 0 where the run is too short."""
+    fitting = (s for s in SEGMENTS if _n_segments(n_steps, s) >= MIN_SEGMENTS)
+    return next(fitting, 0)
+
+
+def _n_segments(n_steps: int, segment: int) -> float:
+    return 2.0 * n_steps / segment - 1.0
+
+
+def _spectrum(power: Array, segment: int) -> Tuple[Array, Array]:
+    """Spectral density over frequency, both in units of the step."""
     frequencies, spectrum = welch(
         power,
         window=WINDOW,
-        nperseg=SEGMENT,
-        noverlap=SEGMENT // 2,
+        nperseg=segment,
+        noverlap=segment // 2,
         detrend="constant",
         return_onesided=False,
     )
     order = np.argsort(frequencies)
-    # Windows that overlap by half and fall off so fast are nearly independent.
-    n_segments = 2.0 * len(power) / SEGMENT - 1.0
-    return frequencies[order], spectrum[order], n_segments
+    return frequencies[order], spectrum[order]

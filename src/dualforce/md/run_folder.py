@@ -38,13 +38,13 @@ class RunFolder:
         self.final = self.path / "final.extxyz"
         self.last_good = self.path / "last-good.extxyz"
 
-    @property
-    def n_inner(self) -> Optional[int]:
-        """Inner steps of the run in the folder; none where there is no run."""
+    def setting(self, name: str) -> Optional[float]:
+        """A number among the settings of the run in the folder; none where there is no
+        run, or it is not positive."""
         if not self.description.exists():
             return None
-        value = self._read_description()["run"].get("n_inner")
-        return value if isinstance(value, int) and value > 0 else None
+        value = self._read_description()["run"].get(name)
+        return value if isinstance(value, (int, float)) and value > 0 else None
 
     def check(self, description: Dict[str, Any], resume: bool) -> None:
         """See that a new run can be made in the folder, or the one in it resumed.

@@ -30,6 +30,13 @@ PICOSECOND = 1000.0 * units.fs
 TOLERANCE = 0.2
 """Accepted difference in drift, in meV/atom/ps: it heats by less than 1 K/ps."""
 
+FEW_STEPS = 320
+"""Steps of the run with the conservative force where that is too slow for a run of
+:data:`MIN_LENGTH_PS`; enough for a prediction."""
+
+FEW_SHARE = 0.4
+"""Of the time, at most, for these."""
+
 MIN_LENGTH_PS = 1.0
 """Shorter runs decide nothing, unless they fail: they miss instabilities that take
 their time, and slow vibrations look like a drift."""
@@ -338,8 +345,10 @@ def judge(
     """The rule by which a number of inner steps is accepted.
 
     It compares a run with that of the conservative force: the same start, the same
-    length. Differences count if they exceed two standard errors. Energy that has
-    changed by :data:`MAX_DRIFT` is a failure by itself.
+    length. Where the conservative force is too slow for that, the run is compared with
+    exact conservation, drift and heating of zero. Differences count if they exceed two
+    standard errors. Energy that has changed by :data:`MAX_DRIFT` is a failure by
+    itself.
 
     :param candidate: the run.
     :param conservative: the run with the conservative force alone; none if
@@ -357,6 +366,11 @@ def judge(
         return "unclear"
     if conservative is None:
         return "good" if candidate.drift[1] <= tolerance else "unclear"
+    if conservative.is_short:
+        exact = (0.0, 0.0)
+        conservative = replace(
+            conservative, drift=exact, late_drift=exact, heating=exact
+        )
     drift, error = difference(candidate.drift, conservative.drift)
     late, late_error = difference(candidate.late_drift, conservative.late_drift)
     heating, heating_error = difference(candidate.heating, conservative.heating)
@@ -394,10 +408,13 @@ def recommend(candidates: Sequence[Candidate]) -> Optional[int]:
     """The largest number of inner steps up to which all are good.
 
     :param candidates: judged, in rising order of inner steps, from 1.
-    :return: none if not even the first one is good.
+    :return: none if not even the first one is good, or only too short to tell and no
+        other one is.
     """
     best = None
     for candidate in candidates:
+        if candidate.n_inner == 1 and candidate.is_short and not candidate.is_bad:
+            continue
         if not candidate.is_good:
             break
         best = candidate.n_inner
@@ -435,7 +452,9 @@ def tune(
     predicts the drift of every candidate (:mod:`dualforce.md.prediction`). The largest
     one predicted to be within the tolerance is confirmed by a run from the same start,
     judged by :func:`judge`; if it is bad, the next smaller one follows. All runs are at
-    constant energy. The best one is continued while time is left.
+    constant energy. The best one is continued while time is left. Where the
+    conservative force is too slow for a run of :data:`MIN_LENGTH_PS`, :data:`FEW_STEPS`
+    of its steps predict the drift.
 
     :param forces: source of both forces.
     :param atoms: structure; its velocities are replaced.
@@ -536,15 +555,17 @@ class _Search:
         return judge_all([run.candidate() for run in runs], self._tolerance)
 
     def run_reference(self, costs: Tuple[float, float]) -> None:
-        """Run with conservative forces alone, as long as the others will.
+        """Run with conservative forces alone, as long as the others will where there is
+        time for that.
 
         :param costs: seconds of a step with the direct force and with both.
         """
         left = self._deadline - time.perf_counter()
-        self._length = _length(costs, self._timestep, left)
+        length, self._length = _lengths(costs, self._timestep, left)
         self._extrapolation.watch(self._start, "after the equilibration")
         counted = CountedForces(self._forces)
-        self._add(ReferenceRun(self._start, self._timestep, counted), counted)
+        run = ReferenceRun(self._start, self._timestep, counted)
+        self._add(run, counted, length)
 
     def predict(self, candidates: Sequence[int]) -> None:
         """Predict the drift with each number of inner steps."""
@@ -561,7 +582,7 @@ class _Search:
         while n_inner is not None and time.perf_counter() < self._deadline:
             counted = CountedForces(self._forces)
             run = ConstantEnergyRun(self._start, self._timestep, counted, n_inner)
-            self._add(run, counted)
+            self._add(run, counted, self._length)
             if self._verdict(run) == "unclear":
                 self._advance(run, self._length)
             if self._verdict(run) == "good":
@@ -587,8 +608,10 @@ class _Search:
             promising = prediction.n_inner
         return promising
 
-    def _add(self, run: ConstantEnergyRun, counted: CountedForces) -> None:
-        self._advance(run, self._length)
+    def _add(
+        self, run: ConstantEnergyRun, counted: CountedForces, length: float
+    ) -> None:
+        self._advance(run, length)
         self._runs.append(run)
         self._costs.append(counted)
 
@@ -643,8 +666,11 @@ class _Search:
         ]
 
 
-def _length(costs: Tuple[float, float], timestep: float, seconds: float) -> float:
-    """Simulated time of each run, in ASE's unit of time.
+def _lengths(
+    costs: Tuple[float, float], timestep: float, seconds: float
+) -> Tuple[float, float]:
+    """Simulated time of the run with conservative forces and of the others, in ASE's
+    unit of time.
 
     :param costs: seconds of a step with the direct force and with both.
     :param timestep: inner step, in ASE's unit of time.
@@ -654,4 +680,6 @@ def _length(costs: Tuple[float, float], timestep: float, seconds: float) -> floa
     reference, test = costs[1] / timestep, (costs[0] + costs[1]) / (2.0 * timestep)
     longest = seconds / (reference + N_TESTS * test)
     # Shorter runs decide nothing: rather leave out the second test.
-    return max(longest, min(wanted, seconds / (reference + test)))
+    length = max(longest, min(wanted, seconds / (reference + test)))
+    few = min(FEW_STEPS * timestep, FEW_SHARE * seconds / reference)
+    return (length, length) if length >= wanted or few > length else (few, wanted)

@@ -1,0 +1,194 @@
+"""How the time of ``dualforce accelerate`` is spent, and the student it trains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+import ase
+import numpy as np
+import vesin
+
+from ..md.timesteps import propose_timestep
+from .sampling import FRAMES_PER_RUN, STUDENT_INNER
+
+
+SAMPLING, TRAINING, CHECKING = 0.3, 0.5, 0.2
+"""Shares of the time."""
+
+MARGIN = 1.5
+"""Runs go up to this multiple of the highest temperature."""
+
+MAX_FRAMES = 600
+"""New structures of all rounds: more take longer to learn than they are worth."""
+
+OVERSAMPLING = 3
+"""Structures that are visited where the teacher is cheap, for one that is kept."""
+
+SPACING = 10.0
+"""Between structures of a run, in fs."""
+
+NEIGHBORS, CUTOFFS = 38, (4.5, 6.0)
+"""The cutoff of the student has so many neighbours, within limits in Å."""
+
+STUDENT_SECONDS = 0.01
+"""Of an evaluation of the student, about."""
+
+BATCH = 400
+"""Atoms in a batch of the training."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Sampling and training."""
+
+    frames: int
+    """New structures, at most."""
+    calls: int
+    """Evaluations of the teacher."""
+    minutes: float
+    """Of training."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, decided once."""
+
+    teacher_seconds: float
+    """Of an evaluation."""
+    timestep: float
+    """In fs."""
+    temperatures: List[float]
+    """Of the runs, in K: those of the user, and one above."""
+    rounds: List[Round]
+    check_minutes: float
+    """Time to find the inner steps for each temperature."""
+
+
+def make_plan(
+    frames: Sequence[ase.Atoms],
+    temperatures: Sequence[float],
+    minutes: float,
+    n_rounds: int,
+    teacher_seconds: float,
+) -> Plan:
+    """Divide the time.
+
+    :param frames: structures of the user.
+    :param temperatures: of the user, in K.
+    :param minutes: in all.
+    :param n_rounds: rounds of sampling and training. Later ones, which see more data,
+        train for longer.
+    :param teacher_seconds: of an evaluation.
+    :raises ValueError: if there is too little time for this teacher.
+    """
+    timestep = min(propose_timestep(atoms) for atoms in frames)
+    seconds = 60.0 * SAMPLING * minutes / n_rounds
+    rounds = []
+    for number in range(1, n_rounds + 1):
+        n_inner = STUDENT_INNER if number > 1 else 1
+        steps = max(1, round(SPACING / (n_inner * timestep)))
+        student_seconds = n_inner * STUDENT_SECONDS if number > 1 else 0.0
+        affordable = int(seconds / (teacher_seconds + student_seconds))
+        if affordable < FRAMES_PER_RUN * steps:
+            needed = minutes * FRAMES_PER_RUN * steps / (seconds / teacher_seconds)
+            raise ValueError(
+                f"an evaluation of the teacher takes {teacher_seconds:.2g} s, and "
+                f"{minutes:g} minutes are too few to learn from it: give --minutes "
+                f"{int(np.ceil(needed))} or more"
+            )
+        kept = MAX_FRAMES // n_rounds
+        most = kept * steps * (OVERSAMPLING if number > 1 else 1)
+        share = 2.0 * number / (n_rounds * (n_rounds + 1))
+        rounds.append(Round(kept, min(affordable, most), share * TRAINING * minutes))
+    return Plan(
+        teacher_seconds=teacher_seconds,
+        timestep=timestep,
+        temperatures=[*temperatures, MARGIN * max(temperatures)],
+        rounds=rounds,
+        check_minutes=CHECKING * minutes / len(temperatures),
+    )
+
+
+def student_options(
+    structures: str,
+    frames: Sequence[ase.Atoms],
+    teacher: str,
+    minutes: float,
+    *,
+    epochs: Optional[int] = None,
+    last: Optional[str] = None,
+    seed: int = 0,
+) -> Dict[str, Any]:
+    """Options of ``mtt train`` for a student that follows from the structures.
+
+    :param structures: file with labelled structures.
+    :param frames: what is in it.
+    :param teacher: as the user named it, valid in any folder.
+    :param minutes: time of the training.
+    :param epochs: train for so many epochs instead.
+    :param last: checkpoint of the last round.
+    :param seed: of everything random.
+    """
+    n_atoms = float(np.mean([len(atoms) for atoms in frames]))
+    training: Dict[str, Any] = {
+        "num_epochs": epochs,
+        "max_minutes": None if epochs else minutes,
+        "batch_size": int(np.clip(round(BATCH / n_atoms), 2, 8)),
+        "teacher": {
+            "model": teacher,
+            "labels": "labels",
+            "keep_labels": True,
+            "combined": "combined.pt",
+            "check_minutes": 0.0,
+        },
+    }
+    architecture: Dict[str, Any] = {
+        "name": "experimental.dualforce",
+        "training": training,
+    }
+    if last is None:
+        network = {"cutoff": cutoff_for(frames), "n_layers": 2, "n_channels": 48}
+        architecture["model"] = {"backbone": "painn", "painn": network}
+    else:
+        training["finetune"] = {"read_from": last}
+    return {
+        "seed": seed,
+        "base_precision": 32,
+        "architecture": architecture,
+        "training_set": {
+            "systems": {"read_from": structures, "length_unit": "angstrom"},
+            "targets": {"energy": {"unit": "eV"}},
+        },
+        "validation_set": 0.1,
+        "test_set": 0.0,
+        "final_eval": False,
+    }
+
+
+def cutoff_for(frames: Sequence[ase.Atoms]) -> float:
+    """Cutoff within which atoms have :data:`NEIGHBORS` neighbours on average, in Å,
+    rounded to 0.1 and kept within :data:`CUTOFFS`.
+
+    :param frames: the structures.
+    """
+    reach = 5.0
+    n_pairs = sum(_n_pairs(atoms, reach) for atoms in frames)
+    mean = n_pairs / sum(len(atoms) for atoms in frames)
+    ideal = reach * (NEIGHBORS / max(mean, 1.0)) ** (1.0 / 3.0)
+    return float(np.round(np.clip(ideal, *CUTOFFS), 1))
+
+
+def _n_pairs(atoms: ase.Atoms, reach: float) -> int:
+    """Pairs within a distance, each in both orders."""
+    periodic = atoms.copy()
+    if not (periodic.pbc.all() or not periodic.pbc.any()):
+        # vesin knows no mixed boundary conditions; an average needs none.
+        periodic.pbc = False
+    first, _ = vesin.ase_neighbor_list("ij", periodic, reach)
+    return len(first)
+
+
+def plan_from(content: Mapping[str, Any]) -> Plan:
+    """The plan that was kept as JSON."""
+    rounds = [Round(**each) for each in content["rounds"]]
+    return Plan(**{**content, "rounds": rounds})

@@ -1,0 +1,198 @@
+"""What ``dualforce accelerate`` has found, and its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from .plan import Plan
+
+
+REPORT = "report.md"
+
+
+class AccelerationError(RuntimeError):
+    """There is no pair; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round has done."""
+
+    frames: int
+    """Structures that the student has learnt from."""
+    new: int
+    """Of these, met in this round."""
+    calls: int
+    """Evaluations of the teacher."""
+    correction: Dict[str, float]
+    """RMS of conservative minus direct force of the student before this round, by
+    temperature in K, in eV/Å; empty in the first round."""
+    forces: Dict[str, float]
+    """RMS of the forces, likewise."""
+    trained: bool
+    """Whether the student has learnt from it; not where it follows already."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How many inner steps a pair tolerates at a temperature."""
+
+    temperature: float
+    """In K."""
+    timestep: float
+    """In fs."""
+    n_inner: Optional[int]
+    """Largest number of inner steps; none where nothing can be recommended."""
+    drift: Optional[float]
+    """Of the recommended run, in meV/atom/ps."""
+    correction: Optional[float]
+    """RMS of conservative minus direct force there, in meV/Å."""
+    speed: Optional[float]
+    """Relative to the teacher alone with the same step."""
+    advice: str
+    decided: bool
+    """Whether the runs were long enough to tell."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the pair may be run with more than one inner step."""
+        return self.n_inner is not None and self.n_inner > 1
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """A pair, and how it was found."""
+
+    folder: Path
+    teacher: str
+    plan: Plan
+    rounds: List[RoundResult]
+    checks: List[Check]
+    """One for each temperature."""
+
+    @property
+    def timestep(self) -> float:
+        """Inner step, in fs."""
+        return self.plan.timestep
+
+    @property
+    def n_inner(self) -> Optional[int]:
+        """Inner steps that hold at every temperature where any above one do."""
+        found = [c.n_inner for c in self.checks if c.holds and c.n_inner]
+        return min(found, default=None)
+
+    @property
+    def temperature(self) -> Optional[float]:
+        """Highest temperature at which more than one inner step holds, in K."""
+        return max((c.temperature for c in self.checks if c.holds), default=None)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is known that no number of inner steps above one holds at any
+        temperature."""
+        return all(check.decided and not check.holds for check in self.checks)
+
+
+def write_report(result: Acceleration) -> Path:
+    """Write ``report.md`` into the folder.
+
+    :param result: of :func:`~dualforce.accelerate`.
+    :return: the file.
+    """
+    path = result.folder / REPORT
+    path.write_text("\n\n".join(_parts(result)) + "\n", encoding="utf-8")
+    return path
+
+
+def summary(result: Acceleration) -> List[str]:
+    """What to know of a pair, in lines."""
+    lines = [_sentence(check) for check in result.checks]
+    if not (result.has_failed or all(check.decided for check in result.checks)):
+        lines.append(
+            "What is not decided is found by `dualforce tune "
+            f"{result.folder} --temperature T --minutes N`"
+        )
+    if result.n_inner is not None:
+        lines.append(
+            f"Run it: dualforce md {result.folder} (steps of {result.timestep:g} fs, "
+            f"M = {result.n_inner})"
+        )
+    return lines
+
+
+def _parts(result: Acceleration) -> List[str]:
+    plan = result.plan
+    return [
+        f"# {result.teacher}, accelerated",
+        "\n".join(f"- {line}" for line in summary(result)),
+        "## The student",
+        f"An evaluation of the teacher takes {1000.0 * plan.teacher_seconds:.3g} ms. "
+        "Structures from runs at "
+        f"{', '.join(f'{t:g}' for t in plan.temperatures)} K; the correction is the "
+        "RMS of conservative minus direct force on structures the pair has met, by "
+        "the student of the round before, in meV/Å and as a share of the forces.",
+        _rounds_table(result.rounds, plan.temperatures),
+        "## Inner steps",
+        _checks_table(result.checks),
+        *(
+            f"{check.temperature:g} K: {check.advice}\n\n"
+            f"![drift and speed](tune-{check.temperature:g}K/tune.png)"
+            for check in result.checks
+        ),
+    ]
+
+
+def _sentence(check: Check) -> str:
+    where = f"At {check.temperature:g} K"
+    if not check.decided:
+        return f"{where} the time was too short to tell. {check.advice}"
+    if not check.holds:
+        return f"{where} no M above 1 conserves energy. {check.advice}"
+    return (
+        f"{where} M = {check.n_inner} with steps of {check.timestep:g} fs is "
+        f"{check.speed:.1f} times as fast as the teacher, and energy drifts by "
+        f"{check.drift:.2g} meV/atom/ps."
+    )
+
+
+def _rounds_table(rounds: Sequence[RoundResult], temperatures: Sequence[float]) -> str:
+    keys = [f"{t:g}" for t in temperatures]
+    header = ["round", "structures", "new", "teacher calls"]
+    rows = []
+    for number, each in enumerate(rounds, 1):
+        cells = [f"{number}", f"{each.frames}", f"{each.new}", f"{each.calls}"]
+        rows.append(cells + [_correction(each, key) for key in keys])
+    return _table(header + [f"correction at {key} K" for key in keys], rows)
+
+
+def _correction(result: RoundResult, key: str) -> str:
+    if key not in result.correction:
+        return ""
+    size = result.correction[key]
+    return f"{1000.0 * size:.0f} ({100.0 * size / result.forces[key]:.0f} %)"
+
+
+def _checks_table(checks: Sequence[Check]) -> str:
+    rows = [
+        [
+            f"{check.temperature:g}",
+            f"{check.timestep:g}",
+            f"{check.n_inner or 'none'}",
+            _number(check.drift, ".2g"),
+            _number(check.correction, ".0f"),
+            _number(check.speed, ".2f"),
+        ]
+        for check in checks
+    ]
+    header = ["temperature, K", "step, fs", "M", "drift, meV/atom/ps"]
+    return _table([*header, "correction, meV/Å", "speed"], rows)
+
+
+def _number(value: Optional[float], style: str) -> str:
+    return "" if value is None else f"{value:{style}}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
