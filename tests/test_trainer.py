@@ -424,7 +424,7 @@ def test_stages_take_what_they_leave_out_from_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch_size, fraction, rate", [(33, 1.0, 4e-3), (34, 0.25, 1e-2)]
+    "batch_size, fraction, rate", [(33, 1.0, 2.5e-3), (34, 0.25, 1e-2)]
 )
 def test_small_batches_have_defaults_of_their_own(
     batch_size: int, fraction: float, rate: float, tmp_path: Path

@@ -11,7 +11,7 @@ operations, whatever their size, so the conservative forces of all frames cost n
 than those of a quarter. More steps fit in the same time, with noisier gradients, and a
 lower learning rate gives the smaller errors at the end."""
 
-LEARNING_RATE, LEARNING_RATE_FEW_ATOMS = 1e-2, 4e-3
+LEARNING_RATE, LEARNING_RATE_FEW_ATOMS = 1e-2, 2.5e-3
 """Of ``painn`` and ``ace``, in batches of many atoms and of fewer than
 :data:`FEW_ATOMS`."""
 
