@@ -171,12 +171,14 @@ def test_advice(rows: List[Candidate], words: str) -> None:
     assert len(table(result).splitlines()) == 1 + len(rows)
 
 
-def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
-    """Errors that are not known are null."""
-    judged = judge_all([measured(n_inner=1, drift=(0.1, NAN))])
+@pytest.mark.parametrize("drift", [0.1, NAN])
+def test_numbers_that_json_does_not_have(drift: float, tmp_path: Path) -> None:
+    """Errors, and drifts, that are not known are null, and no hindrance to the plot."""
+    judged = judge_all([measured(n_inner=1, drift=(drift, NAN))])
     written = write(Tuning(judged, None, 5.0, []), tmp_path, {"model": "none"})
     content = json.loads(written[0].read_text())
-    assert content["candidates"][0]["drift"] == [0.1, None]
+    known = None if drift != drift else drift
+    assert content["candidates"][0]["drift"] == [known, None]
     assert content["settings"] == {"model": "none"}
     assert written[1].read_bytes().startswith(b"\x89PNG")
 
