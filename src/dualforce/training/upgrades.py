@@ -81,6 +81,15 @@ def trainer_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
     _add_limits(checkpoint["best_model_state_dict"], "backbone.")
 
 
+def trainer_update_v4_v5(checkpoint: Dict[str, Any]) -> None:
+    """Batches had a number of frames only, and all frames were held in memory.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["train_hypers"].setdefault("max_atoms_per_batch", None)
+    checkpoint["train_hypers"].setdefault("max_memory", 1.0)
+
+
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
     return list(checkpoint["model_data"]["dataset_info"].atomic_types)
 
