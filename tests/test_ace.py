@@ -96,7 +96,7 @@ def test_densities() -> None:
     values = torch.randn(9, 5, dtype=torch.float64)
     weights = torch.randn(2, 3, 5, dtype=torch.float64)
     rows = make_rows(centers, neighbors, basis, 9)
-    found = densities(rows, values, weights, rows_per_block=2)
+    found = densities(rows, values, weights, edges_per_block=2 * rows.neighbor.shape[1])
     filters = weights[degrees(1)]
     terms = torch.einsum(
         "em,ek,mkc,ec->emc", basis[:, :4], basis[:, 4:], filters, values[neighbors]

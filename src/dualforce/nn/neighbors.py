@@ -25,8 +25,8 @@ ROWS_PER_BLOCK = 64
 """Rows handled at a time without gradients: the working set then stays in cache and
 memory stays bounded in large systems."""
 
-FILTERS_PER_BLOCK = 64
-"""Likewise, where there is a filter for each edge and degree of harmonics."""
+EDGES_PER_BLOCK = 900
+"""Likewise edges, where each has a filter for each degree of harmonics."""
 
 
 class EdgeRows(NamedTuple):
@@ -236,7 +236,7 @@ def densities(
     rows: EdgeRows,
     values: Tensor,
     weights: Tensor,
-    rows_per_block: int = FILTERS_PER_BLOCK,
+    edges_per_block: int = EDGES_PER_BLOCK,
 ) -> Tensor:
     r"""Filtered sums over neighbours,
     :math:`\sum_j Y_{lm}(\hat r_{ij}) y_{jc} \sum_k W_{lkc} B_k(r_{ij})`.
@@ -248,11 +248,13 @@ def densities(
         then the radial part.
     :param values: :math:`y`, shape ``[n_atoms, n_channels]``.
     :param weights: :math:`W`, shape ``[n_degrees, n_radial, n_channels]``.
-    :param rows_per_block: rows handled at a time on a CPU.
+    :param edges_per_block: edges handled at a time on a CPU, at least a row of them.
     :return: shape ``[n_atoms, n_angular, n_channels]``.
     """
     sizes = [2 * degree + 1 for degree in range(weights.shape[0])]
-    size = rows_per_block if values.device.type == "cpu" else max(len(rows.center), 1)
+    size = max(len(rows.center), 1)
+    if values.device.type == "cpu":
+        size = max(edges_per_block // rows.neighbor.shape[1], 1)
     blocks: List[Tensor] = []
     for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
         rows.neighbor.split(size), rows.basis.split(size)
