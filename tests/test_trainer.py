@@ -424,15 +424,21 @@ def test_stages_take_what_they_leave_out_from_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch_size, fraction, rate", [(33, 1.0, 2.5e-3), (34, 0.25, 1e-2)]
+    "backbone, batch_size, fraction, rate",
+    [
+        ("painn", 33, 1.0, 4e-3),
+        ("painn", 34, 0.25, 1e-2),
+        ("ace", 33, 1.0, 2.5e-3),
+        ("ace", 34, 0.25, 1e-2),
+    ],
 )
 def test_small_batches_have_defaults_of_their_own(
-    batch_size: int, fraction: float, rate: float, tmp_path: Path
+    backbone: str, batch_size: int, fraction: float, rate: float, tmp_path: Path
 ) -> None:
     """Those of fewer than 200 atoms; these frames have six."""
     path = write(tmp_path / "water.xyz", clusters(4))
     training = {"batch_size": batch_size, "conservative_fraction": None}
-    _, trainer = _ready(options(path, training), tmp_path)
+    _, trainer = _ready(options(path, training, {"backbone": backbone}), tmp_path)
     (stage,) = trainer._make_stages()
     assert stage.conservative_fraction == fraction
     assert stage.learning_rate == rate

@@ -178,8 +178,8 @@ class TrainerHypers(TypedDict):
     before. Without stages a run is one stage."""
     learning_rate: Optional[float] = None
     """Highest learning rate, of Muon for matrices and AdamW for other weights. Default:
-    1e-2 for ``painn`` and ``ace``, 2.5e-3 in batches of fewer than 200 atoms, and 1e-3
-    for the networks of metatrain."""
+    1e-2 for ``painn`` and ``ace``, 4e-3 and 2.5e-3 in batches of fewer than 200 atoms,
+    and 1e-3 for the networks of metatrain."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""
     weight_decay: float = 0.0

@@ -11,9 +11,11 @@ operations, whatever their size, so the conservative forces of all frames cost n
 than those of a quarter. More steps fit in the same time, with noisier gradients, and a
 lower learning rate gives the smaller errors at the end."""
 
-LEARNING_RATE, LEARNING_RATE_FEW_ATOMS = 1e-2, 2.5e-3
-"""Of ``painn`` and ``ace``, in batches of many atoms and of fewer than
-:data:`FEW_ATOMS`."""
+LEARNING_RATE = 1e-2
+"""Of ``painn`` and ``ace``, in batches of many atoms."""
+
+LEARNING_RATES_FEW_ATOMS = {"painn": 4e-3, "ace": 2.5e-3}
+"""In batches of fewer than :data:`FEW_ATOMS`."""
 
 LEARNING_RATE_METATRAIN = 1e-3
 """Of the networks of metatrain, which do not learn at higher ones."""
@@ -63,9 +65,11 @@ def default_learning_rate(backbone: str, atoms_per_batch: float) -> float:
     :param backbone: name of the network.
     :param atoms_per_batch: atoms in a batch, on average.
     """
-    if backbone not in ("painn", "ace"):
+    if backbone not in LEARNING_RATES_FEW_ATOMS:
         return LEARNING_RATE_METATRAIN
-    return LEARNING_RATE_FEW_ATOMS if atoms_per_batch < FEW_ATOMS else LEARNING_RATE
+    if atoms_per_batch < FEW_ATOMS:
+        return LEARNING_RATES_FEW_ATOMS[backbone]
+    return LEARNING_RATE
 
 
 def make_stages(
