@@ -117,7 +117,7 @@ def test_equal_frames_are_batched_as_by_number(tmp_path: Path) -> None:
 def test_defaults_follow_the_atoms_in_a_batch(tmp_path: Path) -> None:
     """Few atoms: all frames conservative and a lower learning rate."""
     path = write(tmp_path / "water.xyz", clusters(40, n_molecules=4))
-    for max_atoms, rate, fraction in ((24, 2.5e-3, 1.0), (240, 1e-2, 0.25)):
+    for max_atoms, rate, fraction in ((24, 4e-3, 1.0), (240, 1e-2, 0.25)):
         training = {"max_atoms_per_batch": max_atoms, "conservative_fraction": None}
         model, trainer, dataset = prepare(options(path, training))
         trainer._run_stage = lambda *_: None  # type: ignore[method-assign]
