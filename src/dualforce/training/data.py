@@ -16,10 +16,12 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from metatomic.torch import System
 from metatrain.utils.data import TargetInfo
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ..nn import Graph
+from .contents import base_of
 from .model import DualForce
 from .structures import check_structure
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
@@ -227,13 +229,61 @@ def make_frame(
     )
 
 
-def _origin(dataset: Any) -> Tuple[Origin, List[int]]:
-    """Origin of a data set, as far as it is known, and the frames taken from it."""
-    indices = list(range(len(dataset)))
-    while hasattr(dataset, "indices"):
-        indices = [dataset.indices[index] for index in indices]
-        dataset = dataset.dataset
-    return getattr(dataset, "origin", Origin()), indices
+@dataclass(frozen=True)
+class Source:
+    """A data set of metatrain, and where its frames are from.
+
+    :param base: the whole data set.
+    :param indices: frames that are taken from it, shape ``[n_frames]``.
+    :param split: name of the split and the data set in it, for messages.
+    """
+
+    base: Any
+    indices: NDArray[np.int64]
+    split: str
+
+    def read(self, row: int) -> Any:
+        """A frame as metatrain has it."""
+        return self.base[int(self.indices[row])]
+
+    def name_of(self, row: int) -> str:
+        """The name of a frame, for messages."""
+        file = f", file '{self._origin.file}'" if self._origin.file else ""
+        return f"{self.split}{file}, frame {self.indices[row]} (counted from 0)"
+
+    def frame(self, row: int, sample: Any, model: DualForce, cutoff: float) -> Frame:
+        """A frame as plain tensors.
+
+        :param row: which.
+        :param sample: what :meth:`read` returns for it.
+        :param model: the model, which knows targets and units.
+        :param cutoff: neighbours up to here.
+        :raises ValueError: if it is unusable.
+        """
+        volumes, index = self._origin.volumes, int(self.indices[row])
+        volume = None if volumes is None else volumes[index]
+        unused = self._origin.unused
+        return make_frame(sample, self.name_of(row), model, cutoff, volume, unused)
+
+    @property
+    def _origin(self) -> Origin:
+        origin: Origin = getattr(self.base, "origin", Origin())
+        return origin
+
+
+def sources_of(datasets: Sequence[Any], split: str) -> List[Source]:
+    """Where the frames of a split are from.
+
+    :param datasets: data sets of metatrain, possibly subsets.
+    :param split: name of the split.
+    """
+    names = [split + " set"]
+    if len(datasets) > 1:
+        names = [f"{split} set {number}" for number in range(len(datasets))]
+    return [
+        Source(*base_of(dataset), name)
+        for dataset, name in zip(datasets, names, strict=True)
+    ]
 
 
 def make_frames(
@@ -257,16 +307,9 @@ def make_frames(
     bar = tqdm(
         total=total, desc=f"{split} frames", disable=not show_progress, delay=5.0
     )
-    for number, dataset in enumerate(datasets):
-        origin, indices = _origin(dataset)
-        where = f"{split} set" + (f" {number}" if len(datasets) > 1 else "")
-        where += f", file '{origin.file}'" if origin.file else ""
-        for row, index in enumerate(indices):
-            name = f"{where}, frame {index} (counted from 0)"
-            volume = None if origin.volumes is None else origin.volumes[index]
-            frames.append(
-                make_frame(dataset[row], name, model, cutoff, volume, origin.unused)
-            )
+    for source in sources_of(datasets, split):
+        for row in range(len(source.indices)):
+            frames.append(source.frame(row, source.read(row), model, cutoff))
             bar.update()
     bar.close()
     labelled = [frame for frame in frames if frame.labels]

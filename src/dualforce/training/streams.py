@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .contents import contents_of, is_on_disk
-from .data import Frame, Origin, make_frame, make_frames
+from .data import Frame, make_frames, sources_of
 from .fitting import to_raw_units
 from .model import DualForce
 from .plausibility import LabelBounds
@@ -70,19 +70,15 @@ class FrameStream(Sequence[Frame]):
 
     def __init__(self, datasets: Sequence[Any], split: str, model: DualForce) -> None:
         self._model = model
-        self._datasets = list(datasets)
+        self._sources = sources_of(datasets, split)
         self._finish: Finish = _as_it_is
         contents = [contents_of(dataset) for dataset in datasets]
         self._contents = contents
         self.sizes = np.concatenate([part.sizes for part in contents])
         """Atoms of each frame, shape ``[n_frames]``."""
         lengths = [len(part.sizes) for part in contents]
-        self._dataset = np.repeat(np.arange(len(lengths)), lengths)
+        self._source = np.repeat(np.arange(len(lengths)), lengths)
         self._row = np.concatenate([np.arange(length) for length in lengths])
-        self._names = [
-            f"{split} set" + (f" {number}" if len(lengths) > 1 else "")
-            for number in range(len(lengths))
-        ]
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -93,20 +89,13 @@ class FrameStream(Sequence[Frame]):
         return self._finish(self._read(range(len(self))[index]))
 
     def _read(self, index: int) -> Frame:
-        number, row = int(self._dataset[index]), int(self._row[index])
-        dataset = self._datasets[number]
-        base, index = base_of_row(dataset, row)
-        origin: Origin = getattr(base, "origin", Origin())
-        where = self._names[number]
-        where += f", file '{origin.file}'" if origin.file else ""
-        name = f"{where}, frame {index} (counted from 0)"
-        volume = None if origin.volumes is None else origin.volumes[index]
+        source, row = self._sources[int(self._source[index])], int(self._row[index])
         try:
-            sample = dataset[row]
+            sample = source.read(row)
         except UNREADABLE as error:
-            raise ValueError(_unreadable(name, error)) from error
+            raise ValueError(_unreadable(source.name_of(row), error)) from error
         cutoff = self._model.requested_neighbor_lists()[0].cutoff
-        return make_frame(sample, name, self._model, cutoff, volume, origin.unused)
+        return source.frame(row, sample, self._model, cutoff)
 
     def of(self, indices: Integers) -> "FrameStream":
         """A stream of some of the frames.
@@ -115,7 +104,7 @@ class FrameStream(Sequence[Frame]):
         """
         part = copy.copy(self)
         part.sizes = self.sizes[indices]
-        part._dataset, part._row = self._dataset[indices], self._row[indices]
+        part._source, part._row = self._source[indices], self._row[indices]
         return part
 
     def finished(self, finish: Finish) -> "FrameStream":
@@ -154,13 +143,6 @@ class FrameStream(Sequence[Frame]):
         frames = [self._read(int(index)) for index in probes]
         per_atom = sum(map(_bytes_of, frames)) / sum(map(len, frames))
         return float(per_atom * self.sizes.sum() / 1e9)
-
-
-def base_of_row(dataset: Any, row: int) -> tuple[Any, int]:
-    """The whole data set, and the place in it of a frame of a subset."""
-    while hasattr(dataset, "indices"):
-        dataset, row = dataset.dataset, int(dataset.indices[row])
-    return dataset, row
 
 
 def _as_it_is(frame: Frame) -> Frame:

@@ -252,7 +252,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        per_batch = self.batch_rule.mean_atoms(sizes_of(self.train_frames))
+        per_batch = self.batch_rule.mean_atoms(self._train_sizes)
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
