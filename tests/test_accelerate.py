@@ -1,6 +1,7 @@
 """From a model to a pair that runs faster, in one folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -408,6 +409,27 @@ def test_timesteps(atoms: Atoms, expected: float) -> None:
         masses[atoms.numbers == 1] = 4.0
         atoms.set_masses(masses)
         assert propose_timestep(atoms) == 1.0
+
+
+def test_a_student_that_follows_gets_the_time_that_is_left(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It meets no more structures, and its training is the last."""
+    minutes: List[float] = []
+
+    def train(folder: Path, options: Any, report: Any) -> None:
+        minutes.append(options["architecture"]["training"]["max_minutes"])
+        for name in ("student.pt", "student.ckpt"):
+            shutil.copy(made / name, folder / name)
+
+    here = "dualforce.distillation.acceleration"
+    monkeypatch.setattr(f"{here}.train_student", train)
+    monkeypatch.setattr(f"{here}.FOLLOWS", 1e9)
+    settings = QUICK | {"minutes": 6.0, "rounds": 3, "epochs": None}
+    result = accelerate(EMT_NAME, copper(tmp_path), tmp_path / "pair", **settings)
+    assert [each.follows for each in result.rounds] == [False, True]
+    # Half of the time is for training; the first of three rounds has a sixth of it.
+    assert minutes == pytest.approx([0.5, 2.5])
 
 
 # ------------------------------------------------------------------------ exploration

@@ -35,7 +35,7 @@ from ..md.thermostats import check_positive
 from ..md.tuning import TOLERANCE, Tuning, tune
 from ..md.tuning_report import advice, write
 from .exploration import Exploration, explore
-from .labelling import LabelStore, label_frames, label_one
+from .labelling import FILE, LabelStore, label_frames, label_one
 from .plan import SPACING, Plan, Round, make_plan, plan_from, student_options
 from .results import (
     Acceleration,
@@ -54,7 +54,8 @@ STRUCTURE = "structure.extxyz"
 
 FOLLOWS = 0.04
 """A student follows its teacher where the correction is smaller than this share of the
-forces, and learns no more."""
+forces. It meets no more structures then, and learns from those there are in the time
+that is left."""
 
 USER_SHARE = 0.25
 """Of the first evaluations of the teacher, for the structures of the user."""
@@ -201,7 +202,7 @@ class _Work:
             make = partial(self._round, plan, number, planned)
             part = self._part(f"round {number}", make)
             results.append(RoundResult(**part))
-            if not results[-1].trained:
+            if results[-1].follows:
                 break
         return results
 
@@ -209,46 +210,50 @@ class _Work:
         """Collect structures, and train on all there are."""
         # From the file, as after an interrupt: positions in it are rounded.
         store = LabelStore(self.labels)
-        title, folder = f"round {number}", self._folder(number)
         learnt = self._learnt(number - 1)
         calls = planned.calls
         if number == 1:
             calls -= self._label_own(store, int(USER_SHARE * calls))
-            learnt = self._own(store)
+            learnt = store.of_origin(FILE)
         met = self._explore(plan, number, calls, planned.frames, learnt, store)
         follows = number > 1 and _follows(met)
-        if not follows:
-            everything = [*learnt, *met.frames]
-            folder.mkdir(exist_ok=True)
-            write_structures(folder / STRUCTURES, everything)
-            options = student_options(
-                STRUCTURES,
-                everything,
-                self.description["teacher"],
-                planned.minutes,
-                epochs=self.description["epochs"],
-                last=number > 1
-                and str((self._folder(number - 1) / CHECKPOINT).absolute())
-                or None,
-                seed=self.seed,
-            )
-            seconds = 60.0 * planned.minutes
-            train_student(
-                folder,
-                options,
-                lambda t: self.progress(
-                    f"{title}: training on {len(everything)} structures",
-                    min(1.0, t / seconds),
-                    max(0.0, seconds - t),
-                ),
-            )
+        minutes = planned.minutes
+        if follows:
+            minutes = sum(each.minutes for each in plan.rounds[number - 1 :])
+        everything = [*learnt, *met.frames]
+        self._train(number, everything, minutes)
         return RoundResult(
-            frames=len(learnt) + len(met.frames),
+            frames=len(everything),
             new=len(met.frames),
             calls=met.calls + (planned.calls - calls),
             correction=met.correction,
             forces=met.forces,
-            trained=not follows,
+            follows=follows,
+        )
+
+    def _train(self, number: int, frames: List[ase.Atoms], minutes: float) -> None:
+        """Train the student of a round, from that of the round before."""
+        folder, seconds = self._folder(number), 60.0 * minutes
+        folder.mkdir(exist_ok=True)
+        write_structures(folder / STRUCTURES, frames)
+        last = self._folder(number - 1) / CHECKPOINT
+        options = student_options(
+            STRUCTURES,
+            frames,
+            self.description["teacher"],
+            minutes,
+            epochs=self.description["epochs"],
+            last=str(last.absolute()) if number > 1 else None,
+            seed=self.seed,
+        )
+        train_student(
+            folder,
+            options,
+            lambda t: self.progress(
+                f"round {number}: training on {len(frames)} structures",
+                min(1.0, t / seconds),
+                max(0.0, seconds - t),
+            ),
         )
 
     def _explore(
@@ -303,9 +308,6 @@ class _Work:
         indices = sorted({spread(i, n_frames) for i in range(number)})
         return [self.frames[i] for i in indices]
 
-    def _own(self, store: LabelStore) -> List[ase.Atoms]:
-        return [a for a in store.frames.values() if a.info.get("origin") == "file"]
-
     def _learnt(self, number: int) -> List[ase.Atoms]:
         """Structures that the student of a round has learnt from."""
         path = self._folder(number) / STRUCTURES
@@ -317,21 +319,14 @@ class _Work:
     @property
     def _last(self) -> Path:
         """Folder of the last student."""
-        return self._folder(self._n_trained)
-
-    @property
-    def _n_trained(self) -> int:
-        """Rounds with a training."""
-        rounds = [part for name, part in self._parts.items() if "round" in name]
-        return sum(part["trained"] for part in rounds)
+        return self._folder(sum("round" in name for name in self._parts))
 
     def _pair(self) -> ForceSource:
         return CombinedForces(self.teacher.forces, load_forces(self._last / STUDENT))
 
     def _check(self, plan: Plan, temperature: float) -> Check:
-        """Find the inner steps at a temperature, also in time that no training took."""
-        spared = sum(each.minutes for each in plan.rounds[self._n_trained :])
-        seconds = 60.0 * (plan.check_minutes + spared / len(self.temperatures))
+        """Find the inner steps at a temperature."""
+        seconds = 60.0 * plan.check_minutes
         part = f"inner steps at {temperature:g} K"
 
         def report(task: str, share: float) -> None:

@@ -20,6 +20,9 @@ from .teacher import Teacher
 
 
 DIGEST, ORIGIN = "structure_digest", "origin"
+FILE = "file"
+"""Origin of structures from a file of the user."""
+
 RUN_LENGTH = "frames_of_run"
 CORRECTION = "correction"
 """RMS of conservative minus direct force on a structure, in eV/Å."""
@@ -83,7 +86,7 @@ class LabelStore:
 
     def add(self, atoms: ase.Atoms, label: Label) -> None:
         """Keep the label of a structure from a file of the user."""
-        self._append([_frame(atoms, label, {ORIGIN: "file"})])
+        self._append([_frame(atoms, label, {ORIGIN: FILE})])
 
     def add_run(
         self, labelled: Sequence[Tuple[ase.Atoms, Label, Dict[str, Any]]], origin: str

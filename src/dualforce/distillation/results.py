@@ -30,8 +30,9 @@ class RoundResult:
     temperature in K, in eV/Å; empty in the first round."""
     forces: Dict[str, float]
     """RMS of the forces, likewise."""
-    trained: bool
-    """Whether the student has learnt from it; not where it follows already."""
+    follows: bool
+    """Whether the student before this round was good enough, which makes it the last
+    one, with all the time that is left for the training."""
 
 
 @dataclass(frozen=True)
