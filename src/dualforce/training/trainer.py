@@ -233,8 +233,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
         self.terms, self.recorded = prepared.terms, prepared.record
-        self._train_sizes = sizes_of(self.train_frames)
-        n_batches = len(self.batch_rule.pack(self._train_sizes))
+        n_batches = len(self.batch_rule.pack(sizes_of(self.train_frames)))
         if n_batches < self.processes.size:
             raise ValueError(
                 f"{self.processes.size} processes train, and an epoch has {n_batches} "
@@ -252,7 +251,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        per_batch = self.batch_rule.mean_atoms(self._train_sizes)
+        per_batch = self.batch_rule.mean_atoms(sizes_of(self.train_frames))
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
@@ -336,7 +335,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         seed = int(progress.seed or 0) * 1_000_003 + progress.epoch + 1
         generator = torch.Generator().manual_seed(seed % 2**63)
         rule, processes = self.batch_rule, self.processes
-        plan = EpochPlan(rule, self._train_sizes, processes.size, generator)
+        sizes = sizes_of(self.train_frames)
+        plan = EpochPlan(rule, sizes, processes.size, generator)
         self._go_on_within_epoch(len(plan), generator)
         total = torch.full((1,), progress.loss_in_epoch, device=processes.device)
         self.model.train()
