@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import ase.io
 import numpy as np
@@ -21,6 +21,7 @@ from dualforce.md.tuning import (
     ConstantEnergyRun,
     Tuning,
     _lengths,
+    _Search,
     is_drifting,
     judge,
     judge_all,
@@ -54,6 +55,22 @@ def test_limit_of_a_rough_force_is_found() -> None:
         difference = chosen.drift[0] - result.candidates[0].drift[0]
         assert abs(difference) <= 0.05
     assert limits[0.5] <= 4 < limits[0.0002]
+
+
+def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run with the conservative force leaves time for the others."""
+    measured_costs = _Search.run_reference
+
+    def too_optimistic(search: Any, costs: Tuple[float, float]) -> None:
+        measured_costs(search, (costs[0] / 5.0, costs[1] / 5.0))
+
+    monkeypatch.setattr(_Search, "run_reference", too_optimistic)
+    atoms, forces = argon(curl=0.0002)
+    step = 5.0 * units.fs
+    result = tune(forces, atoms, timestep=step, temperature_K=60.0, seconds=6.0)
+    first, *others = result.candidates
+    assert others and others[0].n_inner > 1
+    assert first.length_ps >= 1.0
 
 
 def test_timestep_that_is_too_long() -> None:

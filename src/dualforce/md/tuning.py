@@ -558,14 +558,23 @@ class _Search:
         """Run with conservative forces alone, as long as the others will where there is
         time for that.
 
+        A machine that has become slower since the costs were measured shortens the run,
+        down to :data:`MIN_LENGTH_PS`, so that there is time for the others.
+
         :param costs: seconds of a step with the direct force and with both.
         """
-        left = self._deadline - time.perf_counter()
+        begin = time.perf_counter()
+        left = self._deadline - begin
         length, self._length = _lengths(costs, self._timestep, left)
         self._extrapolation.watch(self._start, "after the equilibration")
         counted = CountedForces(self._forces)
         run = ReferenceRun(self._start, self._timestep, counted)
-        self._add(run, counted, length)
+        least = min(length, MIN_LENGTH_PS * PICOSECOND)
+        self._add(run, counted, least)
+        planned = begin + length * costs[1] / self._timestep
+        if length > least and run.failed is None:
+            self._advance(run, length - least, min(planned, self._deadline))
+            self._length = run.run.get_time()
 
     def predict(self, candidates: Sequence[int]) -> None:
         """Predict the drift with each number of inner steps."""
@@ -584,7 +593,7 @@ class _Search:
             run = ConstantEnergyRun(self._start, self._timestep, counted, n_inner)
             self._add(run, counted, self._length)
             if self._verdict(run) == "unclear":
-                self._advance(run, self._length)
+                self._advance(run, self._length, self._deadline)
             if self._verdict(run) == "good":
                 return
             n_inner = max(
@@ -611,13 +620,13 @@ class _Search:
     def _add(
         self, run: ConstantEnergyRun, counted: CountedForces, length: float
     ) -> None:
-        self._advance(run, length)
+        self._advance(run, length, self._deadline)
         self._runs.append(run)
         self._costs.append(counted)
 
-    def _advance(self, run: ConstantEnergyRun, length: float) -> None:
+    def _advance(self, run: ConstantEnergyRun, length: float, deadline: float) -> None:
         task = f"M = {run.n_inner}"
-        run.advance(length, self._deadline, partial(self._report, task))
+        run.advance(length, deadline, partial(self._report, task))
         self._watch(run)
 
     def _verdict(self, run: ConstantEnergyRun) -> str:
@@ -638,7 +647,7 @@ class _Search:
             left = speed * (self._deadline - time.perf_counter())
             if left < 0.2 * run.run.get_time():
                 return
-            self._advance(run, left)
+            self._advance(run, left, self._deadline)
             after = recommend(self.candidates)
             if after == best:
                 return
