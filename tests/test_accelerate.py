@@ -366,14 +366,18 @@ def test_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [bulk("Cu", cubic=True)]
     fast = make_plan(frames, [300.0, 500.0], 60.0, 3, 0.001)
     slow = make_plan(frames, [300.0, 500.0], 60.0, 3, 1.5)
+    assert sum(r.minutes for r in fast.rounds) == pytest.approx(30.0)
+    assert fast.check_minutes == pytest.approx(6.0)
+    # Three runs of 1 ps with M = 4 and a prediction take a slow teacher longer.
+    assert slow.check_minutes == pytest.approx(0.45 * 60.0 / 2)
     for plan in (fast, slow):
         assert plan.temperatures == [300.0, 500.0, 750.0]
-        assert sum(r.minutes for r in plan.rounds) == pytest.approx(30.0)
-        assert plan.check_minutes == pytest.approx(6.0)
+        training = sum(r.minutes for r in plan.rounds)
+        assert training == pytest.approx(0.625 * (60.0 - 2 * plan.check_minutes))
     for quick, dear in zip(fast.rounds, slow.rounds, strict=True):
         assert dear.calls < quick.calls
-        assert dear.calls * 1.5 <= 0.3 * 3600.0 / 3
-    with pytest.raises(ValueError, match="takes 9 s, and 5 minutes .* --minutes 75"):
+        assert dear.calls * 1.5 <= 0.375 * 0.55 * 3600.0 / 3
+    with pytest.raises(ValueError, match="takes 9 s, and 5 minutes .* --minutes 110"):
         make_plan(frames, [300.0], 5.0, 3, 9.0)
 
 

@@ -178,6 +178,18 @@ def test_conservative_run_itself() -> None:
             "Not decided: M = 4",
         ),
         ([measured(n_inner=1, length_ps=0.1)], "each ps of it takes 0.33 minutes"),
+        (
+            [measured(n_inner=1, length_ps=0.1), measured(length_ps=0.5)],
+            "the run (M = 4, 0.5 ps) is shorter than 1 ps",
+        ),
+        (
+            [
+                measured(n_inner=1, length_ps=0.1),
+                measured(n_inner=3, length_ps=0.5),
+                measured(n_inner=6, drift=(-0.5, 0.01)),
+            ],
+            "M = 6 failed, and the run (M = 3, 0.5 ps) is shorter than 1 ps",
+        ),
     ],
 )
 def test_advice(rows: List[Candidate], words: str) -> None:

@@ -9,11 +9,19 @@ import numpy as np
 import vesin
 
 from ..md.timesteps import propose_timestep
+from ..md.tuning import FEW_STEPS, MIN_LENGTH_PS
 from .sampling import FRAMES_PER_RUN, STUDENT_INNER
 
 
-SAMPLING, TRAINING, CHECKING = 0.3, 0.5, 0.2
-"""Shares of the time."""
+CHECKING = (0.2, 0.45)
+"""Shares of the time for the inner steps, least and most: as much as is needed for
+:data:`TESTS` of them."""
+
+TESTS = 3
+"""Numbers of inner steps to try: the first may be bad, and so may the second."""
+
+SAMPLING = 3.0 / 8.0
+"""Share of the rest; what is left is for training."""
 
 MARGIN = 1.5
 """Runs go up to this multiple of the highest temperature."""
@@ -82,7 +90,12 @@ def make_plan(
     :raises ValueError: if there is too little time for this teacher.
     """
     timestep = min(propose_timestep(atoms) for atoms in frames)
-    seconds = 60.0 * SAMPLING * minutes / n_rounds
+    tests = len(temperatures) * _check_minutes(timestep, teacher_seconds)
+    least, most = (share * minutes for share in CHECKING)
+    check_minutes = min(max(least, tests), most)
+    sampling = SAMPLING * (minutes - check_minutes)
+    training = minutes - check_minutes - sampling
+    seconds = 60.0 * sampling / n_rounds
     rounds = []
     for number in range(1, n_rounds + 1):
         n_inner = STUDENT_INNER if number > 1 else 1
@@ -99,14 +112,27 @@ def make_plan(
         kept = MAX_FRAMES // n_rounds
         most = kept * steps * (OVERSAMPLING if number > 1 else 1)
         share = 2.0 * number / (n_rounds * (n_rounds + 1))
-        rounds.append(Round(kept, min(affordable, most), share * TRAINING * minutes))
+        rounds.append(Round(kept, min(affordable, most), share * training))
     return Plan(
         teacher_seconds=teacher_seconds,
         timestep=timestep,
         temperatures=[*temperatures, MARGIN * max(temperatures)],
         rounds=rounds,
-        check_minutes=CHECKING * minutes / len(temperatures),
+        check_minutes=check_minutes / len(temperatures),
     )
+
+
+def _check_minutes(timestep: float, teacher_seconds: float) -> float:
+    """What :func:`dualforce.tune` needs at a temperature for :data:`TESTS`.
+
+    :param timestep: in fs.
+    :param teacher_seconds: of an evaluation.
+    """
+    steps = MIN_LENGTH_PS * 1000.0 / timestep
+    test = steps * (STUDENT_SECONDS + teacher_seconds / STUDENT_INNER)
+    prediction = FEW_STEPS * (STUDENT_SECONDS + teacher_seconds)
+    # A tenth is for the equilibration.
+    return (prediction + TESTS * test) / 0.9 / 60.0
 
 
 def student_options(

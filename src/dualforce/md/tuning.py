@@ -584,15 +584,16 @@ class _Search:
 
     def test(self) -> None:
         """Run candidates, from the largest with a good prediction downwards, until one
-        is good; twice as long where that is not clear. Where one is not, the prediction
-        has failed (the direct force is too different for linear response), and the next
-        has half as many inner steps."""
+        is good; twice as long where that is not clear and leaves time for another.
+        Where one is not, the prediction has failed (the direct force is too different
+        for linear response), and the next has half as many inner steps."""
         n_inner: Optional[int] = self._largest_promising()
         while n_inner is not None and time.perf_counter() < self._deadline:
             counted = CountedForces(self._forces)
             run = ConstantEnergyRun(self._start, self._timestep, counted, n_inner)
             self._add(run, counted, self._length)
-            if self._verdict(run) == "unclear":
+            left = self._deadline - time.perf_counter()
+            if self._verdict(run) == "unclear" and left > 3.0 * run.seconds:
                 self._advance(run, self._length, self._deadline)
             if self._verdict(run) == "good":
                 return

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Sequence, Tuple
 
 from .statistics import Estimate
 from .tuning import MIN_LENGTH_PS, TOLERANCE, Candidate, Tuning, is_drifting
@@ -98,17 +98,7 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
             "--timestep, or a better model."
         )
     else:
-        problem = (
-            f"shorter than {MIN_LENGTH_PS:g} ps, which decides nothing"
-            if first.is_short
-            else f"too short to know its drift to {tolerance:g} meV/atom/ps"
-        )
-        lines.append(
-            "Nothing can be recommended: the run with the conservative force alone "
-            f"(M = 1, {first.length_ps:.2g} ps) is {problem}. Give more --minutes: "
-            "each ps of it takes "
-            f"{first.ms_per_step / first.outer_step_fs / 60.0:.2g} minutes."
-        )
+        lines.append(_too_short(result.candidates, tolerance))
     if is_drifting(first.drift, tolerance):
         lines.append(
             f"The conservative force itself drifts by {first.drift[0]:.2g} "
@@ -125,6 +115,27 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
             "--minutes) would tell."
         )
     return "\n".join(lines)
+
+
+def _too_short(candidates: Sequence[Candidate], tolerance: float) -> str:
+    """Which run was too short for a recommendation, and what one takes."""
+    first = candidates[0]
+    unclear = [each for each in candidates[1:] if each.verdict == "unclear"]
+    run = unclear[0] if first.is_short and unclear else first
+    name = "the run with the conservative force alone" if run is first else "the run"
+    problem = (
+        f"shorter than {MIN_LENGTH_PS:g} ps, which decides nothing"
+        if run.is_short
+        else f"too short to know its drift to {tolerance:g} meV/atom/ps"
+    )
+    minutes = run.ms_per_step / (run.outer_step_fs / run.n_inner) / 60.0
+    bad = [f"M = {each.n_inner}" for each in candidates[1:] if each.is_bad]
+    failed = f"{', '.join(bad)} failed, and " if bad else ""
+    return (
+        f"Nothing can be recommended: {failed}{name} (M = {run.n_inner}, "
+        f"{run.length_ps:.2g} ps) is {problem}. Give more --minutes: each ps of it "
+        f"takes {minutes:.2g} minutes."
+    )
 
 
 def write(
