@@ -25,8 +25,20 @@ from torch import Tensor
 
 from dualforce.nn import make_backbone
 from dualforce.nn.ace import MAX_SPECIES, Products
-from dualforce.nn.harmonics import Harmonics, degrees, traceless_matrices
-from dualforce.nn.neighbors import densities, element_densities, make_rows
+from dualforce.nn.edge_forces import EdgeForceHead, EdgeForces, EdgeStressHead
+from dualforce.nn.harmonics import (
+    Harmonics,
+    degrees,
+    gradient_coefficients,
+    traceless_matrices,
+)
+from dualforce.nn.heads import NodeFeatures
+from dualforce.nn.neighbors import (
+    EdgeRows,
+    densities,
+    element_densities,
+    make_rows,
+)
 
 
 Array = NDArray[np.float64]
@@ -195,7 +207,7 @@ def test_vectors_rotate() -> None:
         units = points / points.norm(dim=1, keepdim=True)
         density = torch.einsum("em,ce->mc", harmonics(units), weights)
         found = products(density.unsqueeze(1), torch.ones(4, 1, 4).double())
-        return found.scalars, found.vectors
+        return found.scalars, [found.vectors[1:4], found.vectors[9:]]
 
     scalars, tensors = evaluated(vectors)
     turned_scalars, turned_tensors = evaluated(vectors @ turn.T)
@@ -236,6 +248,82 @@ def test_smooth_at_the_cutoff() -> None:
         assert size < 10.0 * reference * (1e-3 / 0.5) ** order + 1e-12
 
 
+@pytest.mark.parametrize("degree", [1, 2])
+def test_gradients_of_harmonics(degree: int) -> None:
+    """They are those of automatic differentiation."""
+    units = torch.from_numpy(_units(5)).requires_grad_(True)
+    values = Harmonics(degree).double()(units)[:, degree**2 :]
+    monomials = [torch.ones_like(units[:, :1]), units][degree - 1]
+    for column, factors in zip(
+        values.unbind(1), gradient_coefficients(degree), strict=True
+    ):
+        expected = torch.autograd.grad(column.sum(), units, retain_graph=True)[0]
+        torch.testing.assert_close(monomials @ factors.T, expected)
+
+
+def _forces_by_formula(
+    forces: EdgeForces, centers: Tensor, neighbors: Tensor, points: Tensor, x: Any
+) -> Tensor:
+    """Forces along edges by the formula, with ``r^2`` as the one radial function."""
+    units = points / points.norm(dim=1, keepdim=True)
+    columns = torch.tensor(degrees(forces.l_max))
+    gates = forces.gates(x.scalars).unflatten(-1, [forces.l_max + 1, -1])[:, columns]
+    mixed = torch.stack(
+        [
+            (x.vectors[m] * gates[:, m]) @ forces.mixing[degree]
+            for m, degree in enumerate(columns.tolist())
+        ],
+        dim=1,
+    )
+    weights = mixed[centers] * forces.neighbors(x.scalars)[neighbors].unsqueeze(1)
+    out = torch.zeros_like(points)
+    harmonics = Harmonics(forces.l_max).double()(units)
+    for m, degree in enumerate(columns.tolist()):
+        filters = (points**2).sum(1, keepdim=True) * forces.filters[degree]
+        u, *v = filters.split(forces.n_channels, dim=1)
+        along = (weights[:, m] * u).sum(1) * harmonics[:, m]
+        out = out + along.unsqueeze(1) * units
+        if v:
+            fixed = units.detach().requires_grad_(True)
+            value = Harmonics(forces.l_max).double()(fixed)[:, m]
+            (gradient,) = torch.autograd.grad(value.sum(), fixed)
+            out = out + (weights[:, m] * v[0]).sum(1, keepdim=True) * gradient
+    return out
+
+
+@pytest.mark.parametrize("l_max", [1, 3])
+def test_forces_along_edges(l_max: int) -> None:
+    """Rows and blocks give what the formula gives for each edge, the forces sum to
+    zero, and the virial is that of these forces."""
+    torch.manual_seed(1)
+    forces = EdgeForces(6, 3, 1, l_max).double()
+    centers, neighbors, _ = _edges()
+    points = torch.randn(len(centers), 3, dtype=torch.float64)
+    units = points / points.norm(dim=1, keepdim=True)
+    radial = (points**2).sum(1, keepdim=True)
+    basis = torch.cat([Harmonics(l_max).double()(units), radial, points], dim=1)
+    rows = make_rows(centers, neighbors, basis, 9)
+    x = NodeFeatures(torch.randn(9, 6).double(), torch.randn(12, 9, 6).double())
+    vectors = rows.basis[:, -3:]
+    found = forces(EdgeRows(rows.center, rows.neighbor, rows.basis[:, :-3]), x, 40)
+    expected = _forces_by_formula(forces, centers, neighbors, points, x)
+    of_centers = torch.zeros(9, 3, dtype=torch.float64).index_add(0, centers, expected)
+    sums = torch.zeros_like(of_centers).index_add(0, rows.center, found.sum(1))
+    torch.testing.assert_close(sums, of_centers)
+
+    for_heads = torch.cat([vectors, found.transpose(1, 2)], dim=1)
+    rows = EdgeRows(rows.center, rows.neighbor, for_heads)
+    of_atoms = EdgeForceHead(4.0)(rows, x).squeeze(-1)
+    of_others = torch.zeros_like(sums).index_add(0, neighbors, expected)
+    torch.testing.assert_close(of_atoms, 0.5 * (of_centers - of_others))
+    assert float(of_atoms.sum(0).abs().max()) < 1e-12
+    head = EdgeStressHead(6, 4.0).double()
+    virial = head(rows, x).squeeze(-1).sum(0)
+    outer = 0.5 * torch.einsum("ea,eb->ab", points, expected)
+    isotropic = 2.0 * head.isotropic(x.scalars).sum() * torch.eye(3).double()
+    torch.testing.assert_close(virial, outer + outer.T + isotropic)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounded(dtype: torch.dtype) -> None:
     """Structures that no data set holds give finite energies, forces and stresses, and
@@ -271,15 +359,15 @@ def test_products_are_bounded() -> None:
         assert float(values.abs().max()) < 4.0 * limit**3
     small = products(1e-3 * density, gates)
     torch.testing.assert_close(small.scalars[0], 1e-3 * density[0])
-    torch.testing.assert_close(small.vectors[0], 1e-3 * density[1:4])
+    torch.testing.assert_close(small.vectors[:9], 1e-3 * density[:9])
 
 
-@pytest.mark.parametrize("l_max", [1, 2, 3])
-def test_compiled(l_max: int) -> None:
+@pytest.mark.parametrize(("l_max", "n_force"), [(1, 5), (2, 5), (3, 5), (1, 0), (3, 0)])
+def test_compiled(l_max: int, n_force: int) -> None:
     """TorchScript gives the same, also alone in a structure, and for one output."""
     torch.manual_seed(0)
     hypers = small_hypers("ace")
-    hypers["ace"]["l_max"] = l_max
+    hypers["ace"] |= {"l_max": l_max, "n_force_channels": n_force}
     backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
     backbone.add_output(ENERGY, "scalar", 1)
     backbone.add_output("dipole", "vector", 2)
@@ -297,6 +385,21 @@ def test_compiled(l_max: int) -> None:
         alone = backbone(systems, [name])[name]
         torch.testing.assert_close(alone, expected[name])
     assert float(expected[FORCE][-2:].detach().abs().max()) == 0.0
+
+
+def test_direct_forces_of_earlier_versions() -> None:
+    """Made of vectors of atoms, they are what the code of that version gave."""
+    torch.manual_seed(0)
+    hypers = small_hypers("ace")
+    hypers["ace"]["n_force_channels"] = 0
+    backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
+    backbone.add_output(ENERGY, "scalar", 1)
+    backbone.add_output(FORCE, "force", 1)
+    backbone.add_output(STRESS, "stress", 1)
+    backbone.double()
+    out = backbone([as_system(backbone, random_cell())], [FORCE, STRESS])
+    assert float((out[FORCE] ** 2).sum()) == pytest.approx(0.01283393193800722)
+    assert float((out[STRESS] ** 2).sum()) == pytest.approx(0.34467716783950986)
 
 
 def test_many_elements() -> None:

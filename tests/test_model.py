@@ -458,6 +458,18 @@ def test_models_of_version_1_stay_what_they_were() -> None:
     assert energy_of(model, water) == pytest.approx(-2080.960344601286, abs=1e-9)
 
 
+def test_models_of_version_3_keep_their_direct_forces() -> None:
+    """Those of `ace` were made of vectors of atoms; other networks have no say."""
+    for backbone, n_channels in (("ace", 0), ("painn", 16)):
+        path = Path(__file__).parent / "checkpoints" / backbone
+        with gzip.open(path / "model-v3_trainer-v5.ckpt.gz") as file:
+            checkpoint = torch.load(file, weights_only=False)
+        assert "n_force_channels" not in checkpoint["model_data"]["model_hypers"]["ace"]
+        checkpoint = DualForce.upgrade_checkpoint(checkpoint)
+        model = DualForce.load_checkpoint(checkpoint, "export")
+        assert model.hypers["ace"]["n_force_channels"] == n_channels
+
+
 @pytest.mark.parametrize("backbone", ["painn", "pet", "soap_bpnn"])
 def test_models_of_version_2_go_on(backbone: str) -> None:
     """They know no `ace`, and training goes on with the options of today."""

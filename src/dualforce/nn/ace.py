@@ -12,8 +12,9 @@ from typing import Dict, List, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .edge_forces import EdgeForceHead, EdgeForces, EdgeStressHead
 from .harmonics import Harmonics, degrees, traceless_matrices
-from .heads import NodeFeatures, make_head, mlp, radial_filters
+from .heads import DIRECT_HEADS, NodeFeatures, make_head, mlp, radial_filters
 from .hypers import ACEHypers
 from .layered import LayeredBackbone
 from .neighbors import (
@@ -39,8 +40,9 @@ class Invariants(NamedTuple):
 
     scalars: List[Tensor]
     """Each of shape ``[n_atoms, n_channels]``."""
-    vectors: List[Tensor]
-    """Each of shape ``[3, n_atoms, n_channels]``."""
+    vectors: Tensor
+    """Softened densities up to degree 2, then products that are vectors, shape
+    ``[n_angular + 3, n_atoms, n_channels]``."""
 
 
 class Products(nn.Module):
@@ -94,13 +96,13 @@ class Products(nn.Module):
         scalars = [density[0]]
         for square in squares[1:].reshape(-1, n_atoms, n_channels).unbind(0):
             scalars.append(square)
-        vectors = [density[1:4]]
+        vectors = density[:9]
         if self.l_max > 1:
             matrix = self.matrices.to(density.dtype) @ density[4:9].flatten(1)
             matrix = matrix.reshape(3, 3, n_atoms, n_channels)
             product = (matrix * density[1:4]).sum(1)
             scalars.append((product * density[1:4]).sum(0) * 3.0**-0.5)
-            vectors.append(product)
+            vectors = torch.cat([vectors, product])
         return Invariants(scalars, vectors)
 
 
@@ -189,7 +191,7 @@ class Layer(nn.Module):
         products = self.products(density, gates.transpose(0, 1))
         scalars = self.update(torch.cat([scalars] + products.scalars, dim=-1))
         scalars = scalars + self.residual(scalars)
-        return NodeFeatures(scalars, torch.cat(products.vectors, dim=-1))
+        return NodeFeatures(scalars, products.vectors)
 
 
 class GatedHead(nn.Module):
@@ -207,8 +209,12 @@ class GatedHead(nn.Module):
         self.mix = nn.Linear(n_vectors * n_channels, n_channels, bias=False)
 
     def forward(self, rows: EdgeRows, x: NodeFeatures) -> Tensor:
-        vectors = self.mix((x.vectors * self.gates(x.scalars)).transpose(0, 1))
-        return self.head(rows, NodeFeatures(x.scalars, vectors))
+        vectors = [x.vectors[1:4]]
+        if len(x.vectors) > 4:
+            vectors.append(x.vectors[9:])
+        gated = torch.cat(vectors, dim=-1) * self.gates(x.scalars)
+        mixed = self.mix(gated.transpose(0, 1))
+        return self.head(rows, NodeFeatures(x.scalars, mixed))
 
 
 class ACE(LayeredBackbone):
@@ -223,6 +229,8 @@ class ACE(LayeredBackbone):
     type_index: Tensor
     depths: Dict[str, int]
     direct: Dict[str, bool]
+    owners: Dict[str, str]
+    """Direct target whose edge forces each is made of."""
 
     def __init__(self, hypers: ACEHypers, atomic_types: List[int]) -> None:
         n_radial, l_max = hypers["n_radial"], hypers["l_max"]
@@ -235,7 +243,11 @@ class ACE(LayeredBackbone):
         self.n_neighbors = float(hypers["n_neighbors"])
         self.n_species = len(atomic_types)
         self.by_element = self.n_species <= MAX_SPECIES
+        self.l_max = l_max
         self.n_vectors = 2 if l_max > 1 else 1
+        self.n_force_channels = hypers["n_force_channels"]
+        self.edge_forces = nn.ModuleDict()
+        self.owners = {}
         self.harmonics = Harmonics(l_max)
         layers: List[nn.Module] = [
             Layer(n_channels, n_radial, l_max, self.n_neighbors)
@@ -250,7 +262,30 @@ class ACE(LayeredBackbone):
         with torch.no_grad():
             mixing.mul_((2.0 / (1.0 + number)).unsqueeze(1))
 
+    def add_output(self, name: str, kind: str, n_properties: int) -> None:
+        if self.n_force_channels and kind in DIRECT_HEADS:
+            self._share_edge_forces(name)
+        super().add_output(name, kind, n_properties)
+
+    def _share_edge_forces(self, name: str) -> None:
+        """Let a direct target be made of the edge forces that others of its variant
+        are made of."""
+        variant = name.partition("/")[2]
+        owner = name
+        for known, its_owner in self.owners.items():
+            if known.partition("/")[2] == variant:
+                owner = its_owner
+        self.owners[name] = owner
+        if owner == name:
+            self.edge_forces[name] = EdgeForces(
+                self.n_channels, self.n_force_channels, self.n_radial, self.l_max
+            )
+
     def make_head(self, kind: str, n_properties: int) -> nn.Module:
+        if self.n_force_channels and kind == "force":
+            return EdgeForceHead(self.n_neighbors)
+        if self.n_force_channels and kind == "stress":
+            return EdgeStressHead(self.n_channels, self.n_neighbors)
         head = make_head(
             kind, n_properties, self.n_channels, self.n_radial, self.n_neighbors
         )
@@ -268,15 +303,45 @@ class ACE(LayeredBackbone):
     ) -> EdgeRows:
         angular = self.harmonics(vectors / distances.unsqueeze(1))
         # Without weights: what training differentiates is then the network alone.
-        basis = torch.cat([angular, self.basis.waves(distances)], dim=1)
+        waves = self.basis.waves(distances)
+        basis = torch.cat([angular, waves, distances.unsqueeze(1)], dim=1)
         return make_rows(centers, neighbors, basis, n_atoms)
 
-    def head_rows(self, rows: EdgeRows) -> EdgeRows:
-        return outer_rows(rows, self.n_angular, 4, self.basis.mixing)
+    def read(
+        self, rows: EdgeRows, after: List[NodeFeatures], outputs: List[str]
+    ) -> Dict[str, Tensor]:
+        functions, distances = rows.basis.split([rows.basis.shape[1] - 1, 1], 1)
+        rows = EdgeRows(rows.center, rows.neighbor, functions)
+        vectors = functions[:, 1:4] * (3.0**-0.5 * distances)
+        found: Dict[str, EdgeRows] = {}
+        for owner, edge_forces in self.edge_forces.items():
+            if owner in self.owners_of(outputs):
+                forces = edge_forces(rows, after[self.depths[owner]])
+                basis = torch.cat([vectors, forces.transpose(1, 2)], 1)
+                found[owner] = EdgeRows(rows.center, rows.neighbor, basis)
+        results: Dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            if name in outputs:
+                of_head = rows
+                if name in self.owners:
+                    of_head = found[self.owners[name]]
+                elif self.direct[name]:
+                    of_head = outer_rows(rows, self.n_angular, 4, self.basis.mixing)
+                results[name] = head(of_head, after[self.depths[name]])
+        return results
+
+    def owners_of(self, outputs: List[str]) -> List[str]:
+        """Targets whose edge forces some outputs are made of."""
+        owners: List[str] = []
+        for name in outputs:
+            if name in self.owners:
+                owners.append(self.owners[name])
+        return owners
 
     def features(
         self, rows: EdgeRows, species: Tensor, needed: int
     ) -> List[NodeFeatures]:
+        rows = EdgeRows(rows.center, rows.neighbor, rows.basis[:, :-1])
         scalars = self.embedding(species)
         x = NodeFeatures(scalars, scalars)  # nobody reads vectors before a layer
         after = [x]

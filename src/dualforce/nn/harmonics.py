@@ -57,6 +57,24 @@ def traceless_matrices() -> Tensor:
     return torch.tensor(_TRACELESS, dtype=torch.float64)
 
 
+def gradient_coefficients(degree: int) -> Tensor:
+    """Gradients of the harmonics of a degree as polynomials of the unit vector.
+
+    :param degree: 1 or 2.
+    :return: factors of the monomials of one degree less, in the order of
+        :class:`Harmonics`, shape ``[2 degree + 1, 3, n_monomials]``.
+    """
+    monomials = (("",), ("x", "y", "z"))[degree - 1]
+    out = torch.zeros(2 * degree + 1, 3, len(monomials), dtype=torch.float64)
+    for row, terms in enumerate(_POLYNOMIALS[degree**2 : (degree + 1) ** 2]):
+        for name, factor in terms.items():
+            for axis, letter in enumerate("xyz"):
+                if letter in name:
+                    column = monomials.index(name.replace(letter, "", 1))
+                    out[row, axis, column] += name.count(letter) * factor
+    return out
+
+
 class Harmonics(nn.Module):
     r"""Real spherical harmonics.
 

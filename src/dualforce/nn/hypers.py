@@ -46,6 +46,9 @@ class ACEHypers(TypedDict):
     More resolve bonds more finely, and make forces rough far from the data."""
     l_max: int = 3
     """Highest degree of the spherical harmonics of neighbours, 1 to 3."""
+    n_force_channels: int = 16
+    """Channels of the forces along edges that direct forces and stresses are made of. 0
+    makes them of vectors of atoms, as earlier versions did: less accurate."""
     n_neighbors: float = 40.0
     """Typical number of neighbours within the cutoff. Sums over neighbours are divided
     by its root; it sets the scale of untrained features and nothing else."""

@@ -108,13 +108,20 @@ class LayeredBackbone(Backbone):
         :param needed: how many layers to evaluate.
         """
 
-    def head_rows(self, rows: EdgeRows) -> EdgeRows:
-        """The edges as heads need them: the radial basis times one and the components
-        of the unit vector.
+    def read(
+        self, rows: EdgeRows, after: List[NodeFeatures], outputs: List[str]
+    ) -> Dict[str, Tensor]:
+        """Outputs, from the features after each layer.
 
-        :param rows: the edges as layers need them.
+        :param rows: the edges.
+        :param after: features before the first layer and after each layer.
+        :param outputs: names.
         """
-        return rows
+        results: Dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            if name in outputs:
+                results[name] = head(rows, after[self.depths[name]])
+        return results
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.neighbor_list]
@@ -165,12 +172,9 @@ class LayeredBackbone(Backbone):
         vectors = self.wall(vectors, types, centers, neighbors)
         rows = self._rows(vectors, centers, neighbors, types.shape[0])
         after = self.features(rows, self.type_index[types], self._needed(outputs))
+        results = self.read(rows, after, outputs)
         if "feature" in outputs:
             results["feature"] = after[-1].scalars
-        rows = self.head_rows(rows)
-        for name, head in self.heads.items():
-            if name in outputs:
-                results[name] = head(rows, after[self.depths[name]])
         return results
 
     def _needed(self, outputs: List[str]) -> int:

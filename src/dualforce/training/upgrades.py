@@ -52,6 +52,17 @@ def model_update_v2_v3(checkpoint: Dict[str, Any]) -> None:
     _add_ace_hypers(checkpoint["model_data"]["model_hypers"])
 
 
+def model_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
+    """Direct forces of ``ace`` were made of vectors of atoms.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    hypers = checkpoint["model_data"]["model_hypers"]
+    hypers["ace"].setdefault(
+        "n_force_channels", 0 if hypers["backbone"] == "ace" else 16
+    )
+
+
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     """The same in the weights that a restart goes on from.
 
