@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--system", choices=FILES, default="water")
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--backbone", default="painn")
+    parser.add_argument("--backbone", default="ace")
     parser.add_argument(
         "--recipes", choices=RECIPES, nargs="*", default=[DEFAULT, CONSERVATIVE]
     )

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +278,31 @@ def test_teachers_that_are_of_no_use(
         accelerate(
             teacher.format(tmp_path), copper(tmp_path), tmp_path / "pair", **QUICK
         )
+
+
+def test_killed_with_a_teacher_without_stress(tmp_path: Path) -> None:
+    """A process that is killed leaves a folder that goes on. Without stresses of the
+    teacher the pair has none, and runs at constant volume."""
+    (tmp_path / "t.py").write_text(TEACHERS)
+    teacher, output = f"{tmp_path}/t.py:NoStress", tmp_path / "pair"
+    command = [sys.executable, "-c", "from dualforce.cli import main; main()"]
+    command += ["accelerate", teacher, str(copper(tmp_path)), "-o", str(output)]
+    command += ["--temperature", "300", "--minutes", "0.6", "--rounds", "2"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    labels = output / "labels"
+    while process.poll() is None and not list(labels.glob("*.extxyz")):
+        time.sleep(0.05)
+    process.kill()
+    told = process.communicate()[0].decode()
+    assert process.returncode == -signal.SIGKILL, told
+    assert list(labels.glob("*.extxyz")) and not (output / "pair.json").exists()
+    accelerate(teacher, copper(tmp_path), output, **QUICK)
+    pair, atoms = load_forces(output), bulk("Cu", cubic=True)
+    assert not pair.has_stress and not pair.has_direct_stress
+    conservative, direct = pair.both(atoms)
+    assert np.isfinite(direct.forces).all() and conservative.energy is not None
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,23 @@ def test_guard_warns_only(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 2
 
 
+def test_guard_knows_what_is_usual(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is out of range from the start is seen at once, and stays so."""
+    atoms, forces = argon()
+
+    def n_inner_with(usual: float) -> int:
+        guard = Guard(shorten=True, usual=usual)
+        run = RespaVelocityVerlet(atoms, 0.5 * units.fs, forces, 8, guard=guard)
+        run.run(6)
+        return run.n_inner_now
+
+    conservative, direct = forces.both(atoms)
+    size = float(np.sqrt(np.mean((conservative.forces - direct.forces) ** 2)))
+    assert n_inner_with(size) == 8 and not caplog.records
+    assert n_inner_with(0.5 * size) == 1
+    assert "meV/Å (RMS), usually by" in caplog.text
+
+
 @pytest.mark.parametrize("longest", [1, 2, 6, 8, 12, 30])
 def test_lengths_divide(longest: int) -> None:
     """On the way down and up."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, Dict
 
 import ase.io
 import pytest
@@ -10,7 +11,12 @@ from helpers import make_model, random_cell
 
 from dualforce.cli import main
 from dualforce.engines import ModelReference
-from dualforce.engines.tuned import inner_steps, record_file, remember
+from dualforce.engines.tuned import (
+    inner_steps,
+    record_file,
+    remember,
+    usual_correction,
+)
 
 
 @pytest.fixture
@@ -69,17 +75,31 @@ def test_damaged_file(model: ModelReference, text: str) -> None:
     assert inner_steps(model, timestep=0.5, hydrogen_mass=None)[0] == 6
 
 
+def test_usual_correction(model: ModelReference) -> None:
+    """What the forces differed by where inner steps were found; none where that was not
+    kept."""
+    assert usual_correction(model, hydrogen_mass=None) is None
+    remember(model, 6, timestep=0.5, temperature=300.0, hydrogen_mass=None)
+    assert usual_correction(model, hydrogen_mass=None) is None
+    found: Dict[str, Any] = {"timestep": 0.5, "temperature": 330.0, "correction": 25.0}
+    remember(model, 6, hydrogen_mass=None, **found)
+    assert usual_correction(model, hydrogen_mass=None) == pytest.approx(0.025)
+    assert usual_correction(model, hydrogen_mass=3.0) is None
+
+
 def test_runs(tmp_path: Path, model: ModelReference) -> None:
     """``md`` takes what was found, and a run that is resumed keeps its own."""
     structure, output = tmp_path / "structure.xyz", tmp_path / "run"
     make_model().export().save(model.model)
     ase.io.write(structure, random_cell(8, 6.0, seed=1), format="extxyz")
-    remember(model, 3, timestep=0.1, temperature=50.0, hydrogen_mass=None)
+    found: Dict[str, Any] = {"timestep": 0.1, "temperature": 50.0, "correction": 1e-3}
+    remember(model, 3, hydrogen_mass=None, **found)
     arguments = ["md", model.model, str(structure), "--temperature", "50"]
     arguments += ["--timestep", "0.1", "-o", str(output), "--steps"]
     result = CliRunner().invoke(main, [*arguments, "6"])
     assert result.exit_code == 0, result.output
     assert "M = 3, from" in result.output
+    assert "meV/Å (RMS), usually by 0" in result.output
     written = json.loads((output / "run.json").read_text())
     assert written["run"]["n_inner"] == 3
     remember(model, 2, timestep=0.1, temperature=50.0, hydrogen_mass=None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..engines import ModelReference
+from ..engines.tuned import usual_correction
 from ..md import MDSettings, run_md
 from ..md.run_folder import GuardAction
 from .common import model_options, read_structure
@@ -19,7 +20,8 @@ from .md_options import settings_options
     "--guard",
     type=click.Choice(["warn", "shorten"]),
     default="warn",
-    help="What to do while conservative and direct force differ more than usual.",
+    help="What to do while conservative and direct force differ more than usual: more "
+    "than half again what `dualforce tune` found, or the first outer points.",
 )
 @click.option(
     "-o",
@@ -52,6 +54,7 @@ def md(
         output,
         settings,
         guard=guard,
+        usual_correction=usual_correction(model, hydrogen_mass=settings.hydrogen_mass),
         resume=resume,
         structure=Path(structure),
     )

@@ -95,6 +95,7 @@ def tune(
             timestep=timestep,
             temperature=temperature,
             hydrogen_mass=hydrogen_mass,
+            correction=result.correction,
         )
         if kept is not None:
             click.echo(f"Default of `dualforce md` with this model: see {kept}")

@@ -381,6 +381,7 @@ class _Work:
             timestep=result.timestep,
             temperature=result.temperature,
             hydrogen_mass=None,
+            correction=result.correction,
         )
 
 
@@ -505,15 +506,13 @@ def _follows(met: Exploration) -> bool:
 def _as_check(result: Tuning, temperature: float, timestep: float) -> Check:
     found = [c for c in result.candidates if c.n_inner == result.recommended]
     tested = result.candidates[1:]
-    # Where nothing is good, the correction is that of what was tried.
-    corrections = [c.correction for c in found + tested if c.correction is not None]
     first = result.candidates[0]
     return Check(
         temperature,
         timestep,
         result.recommended,
         found[0].drift[0] if found else None,
-        corrections[0] if corrections else None,
+        result.correction,
         first.ms_per_step / found[0].ms_per_step if found else None,
         advice(result),
         any(each.is_good or each.is_bad for each in tested) or first.is_bad,

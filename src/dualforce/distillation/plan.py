@@ -173,8 +173,8 @@ def student_options(
         "training": training,
     }
     if last is None:
-        network = {"cutoff": cutoff_for(frames), "n_layers": 2, "n_channels": 48}
-        architecture["model"] = {"backbone": "painn", "painn": network}
+        network = {"cutoff": cutoff_for(frames), "n_layers": 1, "l_max": 2}
+        architecture["model"] = {"backbone": "ace", "ace": network}
     else:
         training["finetune"] = {"read_from": last}
     return {

@@ -89,6 +89,12 @@ class Acceleration:
         return max((c.temperature for c in self.checks if c.holds), default=None)
 
     @property
+    def correction(self) -> Optional[float]:
+        """RMS of conservative minus direct force at that temperature, in meV/Å."""
+        found = [c for c in self.checks if c.temperature == self.temperature]
+        return found[0].correction if found else None
+
+    @property
     def has_failed(self) -> bool:
         """Whether it is known that no number of inner steps above one holds at any
         temperature."""

@@ -34,6 +34,7 @@ def remember(
     timestep: float,
     temperature: float,
     hydrogen_mass: Optional[float],
+    correction: Optional[float] = None,
 ) -> Optional[Path]:
     """Keep a number of inner steps for :func:`inner_steps`.
 
@@ -42,6 +43,8 @@ def remember(
     :param timestep: inner step, in fs.
     :param temperature: in K.
     :param hydrogen_mass: in u; none for natural masses.
+    :param correction: root mean square of conservative minus direct force in the run
+        that found it, in meV/Å, for :func:`usual_correction`.
     :return: the file, or none where there is no place for it.
     """
     path = record_file(model)
@@ -51,6 +54,7 @@ def remember(
         "temperature_K": temperature,
         "timestep_fs": timestep,
         "n_inner": n_inner,
+        "correction_meV_per_A": correction,
     }
     others = [old for old in _read(path) if not _agree(old, entry)]
     try:
@@ -83,6 +87,20 @@ def inner_steps(
         f"M = {n_inner}, from {record_file(model)}: outer steps of {outer:g} fs "
         f"conserved energy at {found[-1]['temperature_K']:g} K"
     )
+
+
+def usual_correction(
+    model: ModelReference, *, hydrogen_mass: Optional[float]
+) -> Optional[float]:
+    """Root mean square of conservative minus direct force where inner steps were found,
+    in eV/Å; none where nothing was found.
+
+    :param model: model to run.
+    :param hydrogen_mass: in u; none for natural masses.
+    """
+    found = _entries(model, hydrogen_mass)
+    correction = found[-1].get("correction_meV_per_A") if found else None
+    return 1e-3 * correction if correction and _positive(correction) else None
 
 
 def tuned_timestep(

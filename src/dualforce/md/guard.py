@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import List
+from typing import List, Optional
 
 import ase
 import numpy as np
@@ -44,6 +44,9 @@ class Guard:
     """Outer points since the correction was last out of range."""
     warned: bool = False
     """Whether the present excursion has been reported."""
+    usual: Optional[float] = None
+    """The usual correction where it is known, in eV/Å. A run that begins out of range
+    is then seen from its first outer point."""
 
     def __post_init__(self) -> None:
         if not self.factor > 1.0:
@@ -52,6 +55,8 @@ class Guard:
             raise ValueError(f"max_drift must be positive, not {self.max_drift}")
         if self.window < 1:
             raise ValueError(f"the guard's window must be 1 or more, not {self.window}")
+        if self.usual is not None:
+            self.corrections = [self.usual] * self.window
 
     def watch(self, correction: float, n_inner: int) -> int:
         """Take note of an outer point.

@@ -55,6 +55,7 @@ def run_md(
     settings: Optional[MDSettings] = None,
     *,
     guard: GuardAction = "warn",
+    usual_correction: Optional[float] = None,
     resume: bool = False,
     structure: Optional[Path] = None,
 ) -> Outcome:
@@ -71,6 +72,8 @@ def run_md(
     :param settings: ensemble, lengths and couplings.
     :param guard: what to do while conservative and direct force differ more than usual:
         ``warn``, or ``shorten`` the inner loop.
+    :param usual_correction: root mean square of their difference where the model is
+        known to be good, in eV/Å. Default: the median of the first outer points.
     :param resume: continue the run in the folder; with more steps it becomes longer.
     :param structure: file that ``atoms`` come from, to recognise the run by.
     :return: how it ended.
@@ -89,7 +92,14 @@ def run_md(
     if not resume:
         logging.info(describe_velocities(atoms, settings.temperature))
     counted = CountedForces(source)
-    run = make_run(atoms, counted, settings, guard=guard, last_good=folder.last_good)
+    run = make_run(
+        atoms,
+        counted,
+        settings,
+        guard=guard,
+        usual_correction=usual_correction,
+        last_good=folder.last_good,
+    )
     source.warm_up(atoms, stress=settings.ensemble == "npt")
     folder.write_description(description)
     if folder.checkpoint.exists():
@@ -104,6 +114,7 @@ def make_run(
     settings: MDSettings,
     *,
     guard: GuardAction = "warn",
+    usual_correction: Optional[float] = None,
     last_good: Union[str, Path] = "last-good.extxyz",
 ) -> RespaVelocityVerlet:
     """The integrator that the settings ask for.
@@ -113,6 +124,7 @@ def make_run(
     :param forces: source of forces.
     :param settings: settings.
     :param guard: ``warn``, or ``shorten`` the inner loop.
+    :param usual_correction: see :func:`run_md`.
     :param last_good: file for the last good structure of a run that fails.
     :raises ValueError: if the structure does not go with the settings.
     """
@@ -125,7 +137,7 @@ def make_run(
         "timestep": settings.timestep * units.fs,
         "forces": forces,
         "n_inner": settings.n_inner,
-        "guard": Guard(shorten=guard == "shorten"),
+        "guard": Guard(shorten=guard == "shorten", usual=usual_correction),
         "last_good": last_good,
     }
     if settings.ensemble == "nve":

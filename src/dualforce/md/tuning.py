@@ -137,6 +137,14 @@ class Tuning:
     predictions: List[Prediction]
     """In rising order of inner steps; empty if the conservative force has failed."""
 
+    @property
+    def correction(self) -> Optional[float]:
+        """RMS of conservative minus direct force with the recommended number of inner
+        steps, or else the smallest that was tried, in meV/Å."""
+        runs = [each for each in self.candidates if each.correction is not None]
+        best = [each for each in runs if each.n_inner == self.recommended]
+        return (best + runs)[0].correction if runs else None
+
 
 # ----------------------------------------------------------------------------- the run
 
