@@ -46,6 +46,7 @@ from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists  # noq
 FORCE = "non_conservative_force"
 MODES = ("direct", "conservative", "both")
 MODELS: Dict[str, Dict[str, Any]] = {
+    "ace": {"backbone": "ace"},
     "painn": {"backbone": "painn"},
     "pet": {
         "backbone": "pet",
@@ -182,14 +183,14 @@ def table_of_models(
 def scaling(
     path: Path, device: torch.device, rounds: int
 ) -> Dict[int, Dict[str, float]]:
-    """Seconds of ``painn`` against the number of atoms."""
+    """Seconds of ``ace`` against the number of atoms."""
     out: Dict[int, Dict[str, float]] = {}
     for copies in (1, 8, 64):
         atoms = water(copies)
-        one = {"painn": runner(path, atoms, device)}
+        one = {"ace": runner(path, atoms, device)}
         out[len(atoms)] = medians(
-            one, {"painn": list(MODES)}, 20 if copies == 1 else 3, rounds
-        )["painn"]
+            one, {"ace": list(MODES)}, 20 if copies == 1 else 3, rounds
+        )["ace"]
     return out
 
 
@@ -201,7 +202,7 @@ def plot_scaling(times: Dict[int, Dict[str, float]], path: Path) -> None:
         per_atom = [1e6 * times[size][mode] / size for size in sizes]
         axes.plot(sizes, per_atom, marker=marker, label=mode)
     axes.set(
-        xscale="log", xlabel="atoms", ylabel="µs for each atom", title="painn, water"
+        xscale="log", xlabel="atoms", ylabel="µs for each atom", title="ace, water"
     )
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -227,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: export(name, Path(folder)) for name in MODELS}
         lines = table_of_models(paths, device, arguments.rounds)
-        times = scaling(paths["painn"], device, max(3, arguments.rounds // 2))
+        times = scaling(paths["ace"], device, max(3, arguments.rounds // 2))
     lines += ["", "| atoms | direct, µs/atom | conservative, µs/atom | both, µs/atom |"]
     lines.append("|---|---|---|---|")
     for size, row in times.items():

@@ -41,12 +41,12 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 RESULTS = DOCS / "nve.json"
-INNER = (0, 1, 2, 4, 8, 16)
+INNER = (0, 1, 2, 4, 6, 8, 16)
 """Numbers of inner steps; zero for direct forces alone."""
 COLORS = dict(
     zip(
         INNER,
-        ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7"),
+        ["#D55E00", "#0072B2", "#56B4E9", "#009E73", "#000000", "#E69F00", "#CC79A7"],
         strict=True,
     )
 )

@@ -459,12 +459,18 @@ def test_models_of_version_1_stay_what_they_were() -> None:
 
 
 def test_models_of_version_3_keep_their_direct_forces() -> None:
-    """Those of `ace` were made of vectors of atoms; other networks have no say."""
-    for backbone, n_channels in (("ace", 0), ("painn", 16)):
+    """Those of `ace` were made of vectors of atoms; one that has none gets new ones."""
+    for backbone, forces, n_channels in (
+        ("ace", "hybrid", 0),
+        ("ace", "conservative", 16),
+        ("painn", "hybrid", 16),
+    ):
         path = Path(__file__).parent / "checkpoints" / backbone
         with gzip.open(path / "model-v3_trainer-v5.ckpt.gz") as file:
             checkpoint = torch.load(file, weights_only=False)
-        assert "n_force_channels" not in checkpoint["model_data"]["model_hypers"]["ace"]
+        hypers = checkpoint["model_data"]["model_hypers"]
+        assert "n_force_channels" not in hypers["ace"]
+        hypers["forces"] = forces
         checkpoint = DualForce.upgrade_checkpoint(checkpoint)
         model = DualForce.load_checkpoint(checkpoint, "export")
         assert model.hypers["ace"]["n_force_channels"] == n_channels

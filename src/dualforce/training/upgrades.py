@@ -58,9 +58,8 @@ def model_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
     :param checkpoint: the checkpoint, changed in place.
     """
     hypers = checkpoint["model_data"]["model_hypers"]
-    hypers["ace"].setdefault(
-        "n_force_channels", 0 if hypers["backbone"] == "ace" else 16
-    )
+    old = hypers["backbone"] == "ace" and hypers["forces"] != "conservative"
+    hypers["ace"].setdefault("n_force_channels", 0 if old else 16)
 
 
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
