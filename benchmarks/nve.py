@@ -243,10 +243,11 @@ def main() -> None:
         ]
         runs = [summary(future.result()) for future in futures]
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    mass = arguments.hydrogen_mass
+    hydrogen = f", hydrogen of {mass:g} u" if mass else ""
     results[arguments.label] = {
         "description": f"{len(atoms)} atoms, from {arguments.temperature:g} K, steps "
-        f"of {arguments.timestep:g} fs, hydrogen of "
-        f"{atoms.get_masses()[atoms.numbers == 1].mean():.3g} u{difference(runs)}.",
+        f"of {arguments.timestep:g} fs{hydrogen}{difference(runs)}.",
         "runs": runs,
     }
     RESULTS.write_text(json.dumps(results, indent=1))

@@ -91,8 +91,8 @@ def make_plan(
     """
     timestep = min(propose_timestep(atoms) for atoms in frames)
     tests = len(temperatures) * _check_minutes(timestep, teacher_seconds)
-    least, most = (share * minutes for share in CHECKING)
-    check_minutes = min(max(least, tests), most)
+    shortest, longest = (share * minutes for share in CHECKING)
+    check_minutes = min(max(shortest, tests), longest)
     sampling = SAMPLING * (minutes - check_minutes)
     training = minutes - check_minutes - sampling
     seconds = 60.0 * sampling / n_rounds

@@ -24,7 +24,7 @@ from .neighbors import (
     make_rows,
     outer_rows,
 )
-from .radial import RadialBasis
+from .radial import RadialBasis, wave_damping
 
 
 SOFTENING = 0.02
@@ -40,9 +40,30 @@ class Invariants(NamedTuple):
 
     scalars: List[Tensor]
     """Each of shape ``[n_atoms, n_channels]``."""
-    vectors: Tensor
-    """Softened densities up to degree 2, then products that are vectors, shape
-    ``[n_angular + 3, n_atoms, n_channels]``."""
+    density: Tensor
+    """Softened, shape ``[(l_max + 1)^2, n_atoms, n_channels]``."""
+
+
+class TurnedVectors(nn.Module):
+    """Densities of degree 1, turned by those of degree 2."""
+
+    matrices: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Scaled such that its product with a vector is as long as the vector.
+        matrices = traceless_matrices().reshape(5, 9).T * 0.6**0.5
+        self.register_buffer("matrices", matrices, persistent=False)
+
+    def forward(self, density: Tensor) -> Tensor:
+        """
+        :param density: of degree 0 to 2 at least, shape ``[n_angular, n_atoms,
+            n_channels]``.
+        :return: shape ``[3, n_atoms, n_channels]``.
+        """
+        matrix = self.matrices.to(density.dtype) @ density[4:9].flatten(1)
+        matrix = matrix.reshape(3, 3, density.shape[1], density.shape[2])
+        return (matrix * density[1:4]).sum(1)
 
 
 class Products(nn.Module):
@@ -63,22 +84,18 @@ class Products(nn.Module):
     softening: Tensor
     degrees: Tensor
     mean: Tensor
-    matrices: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = l_max
         self.n_invariants = l_max + 1 + (1 if l_max > 1 else 0)
-        self.n_vectors = 2 if l_max > 1 else 1
+        self.turned = TurnedVectors()
         self.register_buffer("softening", torch.tensor(SOFTENING))
         degree = torch.tensor(degrees(l_max))
         self.register_buffer("degrees", degree, persistent=False)
         mean = torch.nn.functional.one_hot(degree).double().T
         mean = mean / mean.sum(1, keepdim=True)
         self.register_buffer("mean", mean, persistent=False)
-        # Scaled such that its product with a vector is as long as the vector.
-        matrices = traceless_matrices().reshape(5, 9).T * 0.6**0.5
-        self.register_buffer("matrices", matrices, persistent=False)
 
     def forward(self, density: Tensor, gates: Tensor) -> Invariants:
         """
@@ -96,14 +113,10 @@ class Products(nn.Module):
         scalars = [density[0]]
         for square in squares[1:].reshape(-1, n_atoms, n_channels).unbind(0):
             scalars.append(square)
-        vectors = density[:9]
         if self.l_max > 1:
-            matrix = self.matrices.to(density.dtype) @ density[4:9].flatten(1)
-            matrix = matrix.reshape(3, 3, n_atoms, n_channels)
-            product = (matrix * density[1:4]).sum(1)
+            product = self.turned(density)
             scalars.append((product * density[1:4]).sum(0) * 3.0**-0.5)
-            vectors = torch.cat([vectors, product])
-        return Invariants(scalars, vectors)
+        return Invariants(scalars, density)
 
 
 class Layer(nn.Module):
@@ -191,27 +204,30 @@ class Layer(nn.Module):
         products = self.products(density, gates.transpose(0, 1))
         scalars = self.update(torch.cat([scalars] + products.scalars, dim=-1))
         scalars = scalars + self.residual(scalars)
-        return NodeFeatures(scalars, products.vectors)
+        return NodeFeatures(scalars, products.density)
 
 
 class GatedHead(nn.Module):
-    """A head that reads vectors mixed from gated ones.
+    """A head that reads vectors mixed from gated ones: densities of degree 1, and these
+    turned by those of degree 2.
 
     :param head: reads scalars and vectors.
     :param n_channels: channels of scalars and of mixed vectors.
-    :param n_vectors: vectors there are in each channel.
+    :param l_max: highest degree of the densities.
     """
 
-    def __init__(self, head: nn.Module, n_channels: int, n_vectors: int) -> None:
+    def __init__(self, head: nn.Module, n_channels: int, l_max: int) -> None:
         super().__init__()
         self.head = head
+        self.turned = TurnedVectors()
+        n_vectors = min(l_max, 2)
         self.gates = mlp(n_channels, n_channels, n_vectors * n_channels)
         self.mix = nn.Linear(n_vectors * n_channels, n_channels, bias=False)
 
     def forward(self, rows: EdgeRows, x: NodeFeatures) -> Tensor:
         vectors = [x.vectors[1:4]]
         if len(x.vectors) > 4:
-            vectors.append(x.vectors[9:])
+            vectors.append(self.turned(x.vectors))
         gated = torch.cat(vectors, dim=-1) * self.gates(x.scalars)
         mixed = self.mix(gated.transpose(0, 1))
         return self.head(rows, NodeFeatures(x.scalars, mixed))
@@ -237,14 +253,13 @@ class ACE(LayeredBackbone):
         n_layers, n_channels = hypers["n_layers"], hypers["n_channels"]
         basis = RadialBasis(hypers["cutoff"], n_radial, n_radial)
         super().__init__(basis, n_layers, n_channels, atomic_types)
-        self._damp_waves()
         self.n_radial = n_radial
+        self._damp_waves()
         self.n_angular = (l_max + 1) ** 2
         self.n_neighbors = float(hypers["n_neighbors"])
         self.n_species = len(atomic_types)
         self.by_element = self.n_species <= MAX_SPECIES
         self.l_max = l_max
-        self.n_vectors = 2 if l_max > 1 else 1
         self.n_force_channels = hypers["n_force_channels"]
         self.edge_forces = nn.ModuleDict()
         self.owners = {}
@@ -257,10 +272,8 @@ class ACE(LayeredBackbone):
 
     def _damp_waves(self) -> None:
         """Start with small short waves: what is learnt is then smooth first."""
-        mixing = self.basis.mixing
-        number = torch.arange(1, len(mixing) + 1, dtype=mixing.dtype)
         with torch.no_grad():
-            mixing.mul_((2.0 / (1.0 + number)).unsqueeze(1))
+            self.basis.mixing.mul_(wave_damping(self.n_radial).unsqueeze(1))
 
     def add_output(self, name: str, kind: str, n_properties: int) -> None:
         if self.n_force_channels and kind in DIRECT_HEADS:
@@ -291,7 +304,7 @@ class ACE(LayeredBackbone):
         )
         if kind == "scalar":
             return head
-        return GatedHead(head, self.n_channels, self.n_vectors)
+        return GatedHead(head, self.n_channels, self.l_max)
 
     def make_rows(
         self,
@@ -304,6 +317,7 @@ class ACE(LayeredBackbone):
         angular = self.harmonics(vectors / distances.unsqueeze(1))
         # Without weights: what training differentiates is then the network alone.
         waves = self.basis.waves(distances)
+        # The distance itself is for stresses, layers do not read it.
         basis = torch.cat([angular, waves, distances.unsqueeze(1)], dim=1)
         return make_rows(centers, neighbors, basis, n_atoms)
 

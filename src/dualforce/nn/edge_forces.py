@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .harmonics import degrees, gradient_coefficients
 from .heads import NodeFeatures, mlp
 from .neighbors import EDGES_PER_BLOCK, EdgeRows
+from .radial import wave_damping
 
 
 L_MAX = 2
@@ -61,8 +62,7 @@ class EdgeForces(nn.Module):
         )
         self.neighbors = nn.Linear(n_features, n_channels)
         # Small short waves: what is learnt is then smooth first.
-        number = torch.arange(1, n_radial + 1)
-        damping = (n_radial**-0.5 / (1.0 + number)).unsqueeze(1)
+        damping = 0.5 * n_radial**-0.5 * wave_damping(n_radial).unsqueeze(1)
         # Of U and V; there is no V for degree 0.
         self.filters = nn.ParameterList(
             damping * torch.randn(n_radial, min(size, 2) * n_channels)
@@ -83,7 +83,7 @@ class EdgeForces(nn.Module):
     ) -> Tensor:
         """
         :param rows: edges whose basis is the angular, then the radial part.
-        :param x: features of the atoms; their vectors begin with the densities.
+        :param x: features of the atoms; their vectors are the densities.
         :param edges_per_block: edges handled at a time on a CPU, at least a row.
         :return: shape ``[n_rows, length, 3]``.
         """

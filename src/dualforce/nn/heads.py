@@ -14,7 +14,8 @@ class NodeFeatures(NamedTuple):
     scalars: Tensor
     """Shape ``[n_atoms, n_channels]``."""
     vectors: Tensor
-    """Shape ``[n_atoms, 3, n_channels]``."""
+    """Shape ``[n_atoms, 3, n_channels]``; in ``ace`` densities of all degrees,
+    ``[n_angular, n_atoms, n_channels]``."""
 
 
 def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:

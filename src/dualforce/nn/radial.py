@@ -13,6 +13,14 @@ INITIAL_MIXING = 0.1
 """Share of other Bessel functions in each function of the untrained basis."""
 
 
+def wave_damping(n_waves: int) -> Tensor:
+    """Factors on untrained weights of Bessel functions that make short waves small.
+
+    :param n_waves: number of Bessel functions.
+    """
+    return 2.0 / (1.0 + torch.arange(1, n_waves + 1))
+
+
 class RadialBasis(nn.Module):
     """Learnt combinations of spherical Bessel functions under a smooth cutoff
     (Gasteiger et al., arXiv:2003.03123, Eqs. 7 and 8).
