@@ -16,6 +16,7 @@ from dualforce.cli import main
 from dualforce.md import equilibrate
 from dualforce.md.statistics import Estimate
 from dualforce.md.tuning import (
+    CANDIDATES,
     PICOSECOND,
     Candidate,
     ConstantEnergyRun,
@@ -25,6 +26,7 @@ from dualforce.md.tuning import (
     is_drifting,
     judge,
     judge_all,
+    next_candidate,
     recommend,
     tune,
 )
@@ -164,6 +166,14 @@ def test_conservative_run_itself() -> None:
     assert is_drifting((3.0, 0.1), 0.2) and not is_drifting((0.3, 0.1), 0.2)
     assert not is_drifting((3.0, NAN), 0.2)
     assert recommend(judge_all([measured(drift=(0.0, NAN)), measured()])) is None
+
+
+def test_next_candidate() -> None:
+    """A little less where nothing was decided, half where the prediction has failed."""
+    assert next_candidate(6, "unclear", CANDIDATES) == 5
+    assert next_candidate(8, "drifts", CANDIDATES) == 4
+    assert next_candidate(3, "fails after 0.1 ps", CANDIDATES) is None
+    assert next_candidate(2, "unclear", CANDIDATES) is None
 
 
 @pytest.mark.parametrize(

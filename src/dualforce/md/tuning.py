@@ -429,6 +429,24 @@ def recommend(candidates: Sequence[Candidate]) -> Optional[int]:
     return best
 
 
+def next_candidate(
+    n_inner: int, verdict: str, candidates: Sequence[int]
+) -> Optional[int]:
+    """What to try after a number of inner steps that is not good.
+
+    Where nothing could be decided it is the next smaller one. A bad one means that the
+    prediction has failed (the direct force is too different for linear response): then
+    it is the largest one with half as many steps or fewer.
+
+    :param n_inner: inner steps of the run.
+    :param verdict: of :func:`judge`.
+    :param candidates: numbers of inner steps to choose from.
+    :return: none if there is no smaller one.
+    """
+    most = n_inner - 1 if verdict == "unclear" else n_inner // 2
+    return max((each for each in candidates if each <= most), default=None)
+
+
 def is_drifting(drift: Estimate, tolerance: float = TOLERANCE) -> bool:
     """Whether energy changes by more than the tolerance, compared with nothing but its
     conservation.
@@ -592,9 +610,7 @@ class _Search:
 
     def test(self) -> None:
         """Run candidates, from the largest with a good prediction downwards, until one
-        is good; twice as long where that is not clear and leaves time for another.
-        Where one is not, the prediction has failed (the direct force is too different
-        for linear response), and the next has half as many inner steps."""
+        is good; twice as long where that is not clear and leaves time for another."""
         n_inner: Optional[int] = self._largest_promising()
         while n_inner is not None and time.perf_counter() < self._deadline:
             counted = CountedForces(self._forces)
@@ -603,16 +619,11 @@ class _Search:
             left = self._deadline - time.perf_counter()
             if self._verdict(run) == "unclear" and left > 3.0 * run.seconds:
                 self._advance(run, self._length, self._deadline)
-            if self._verdict(run) == "good":
+            verdict = self._verdict(run)
+            if verdict == "good":
                 return
-            n_inner = max(
-                (
-                    each.n_inner
-                    for each in self.predictions
-                    if 2 * each.n_inner <= n_inner
-                ),
-                default=None,
-            )
+            known = [prediction.n_inner for prediction in self.predictions]
+            n_inner = next_candidate(n_inner, verdict, known)
 
     def _largest_promising(self) -> int:
         """The number of inner steps to begin with; the smallest where none is promising
