@@ -216,13 +216,14 @@ def _draw_drift(axes: Any, row: Candidate) -> None:
     bar = error if error == error else None
     axes.errorbar(row.n_inner, value, bar, fmt="o", color=color)
     if not row.is_good:
+        first = row.n_inner == 1  # left of it is the axis, and a line goes through it
         axes.annotate(
             row.verdict,
             (row.n_inner, value),
-            xytext=(-6, 0),
+            xytext=(6, 2) if first else (-6, 0),
             textcoords="offset points",
-            ha="right",
-            va="center",
+            ha="left" if first else "right",
+            va="bottom" if first else "center",
             fontsize=8,
             color=color,
         )
