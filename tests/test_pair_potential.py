@@ -19,10 +19,12 @@ from helpers import (
     predict,
     random_cell,
 )
-from metatomic.torch import NeighborListOptions
+from metatomic.torch import NeighborListOptions, System
+from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
 from train_helpers import PAINN, options, prepare, train, write
 
 from dualforce.nn.pair_potential import PairPotential
+from dualforce.nn.pairs import make_edges
 from dualforce.training.data import Frame, make_frames
 from dualforce.training.fitting import (
     fit_calibration,
@@ -76,6 +78,12 @@ def wells(n_frames: int, noise: float = 0.0) -> List[Atoms]:
     return frames
 
 
+def with_list(frame: Frame, neighbor_list: NeighborListOptions) -> System:
+    """A structure of metatomic with a neighbour list."""
+    system = System(frame.types.to(torch.int32), frame.positions, frame.cell, frame.pbc)
+    return get_system_with_neighbor_lists(system, [neighbor_list])
+
+
 def fitted(frames: List[Atoms], folder: Path) -> Tuple[Any, List[Frame]]:
     """A model after the fit of everything that is no network, and its frames."""
     model, _, dataset = prepare(options(write(folder / "wells.xyz", frames)))
@@ -104,6 +112,30 @@ def test_noise_gets_no_potential(tmp_path: Path) -> None:
     model, frames = fitted(wells(10, noise=1.0), tmp_path)
     assert model.paired == []
     assert remove_pair_terms(model, frames) is frames
+
+
+@pytest.mark.parametrize("cutoff", [CUTOFF, 1.4])
+def test_repulsion_reaches_beyond_the_network(cutoff: float, tmp_path: Path) -> None:
+    """It is taken from labels whether or not the network sees the pairs: those of
+    metatrain end at 2.04 A for chlorine."""
+    frames = wells(2)
+    given = options(write(tmp_path / "wells.xyz", frames))
+    network = {**PAINN, "cutoff": cutoff}
+    given["architecture"]["model"] = {
+        "backbone": "painn",
+        "painn": network,
+        "zbl": True,
+        "pair_potential": False,
+    }
+    model, _, dataset = prepare(given)
+    made = make_frames([dataset], "training", model, False)
+    wide = NeighborListOptions(6.0, True, True)
+    for frame, rest in zip(made, remove_pair_terms(model, made), strict=True):
+        everything = make_edges([with_list(frame, wide)], wide, torch.zeros(99, 99))
+        expected = model.repulsion.contribution(ENERGY, "scalar", everything).sum()
+        assert expected > 0.1
+        removed = frame.labels[ENERGY] - rest.labels[ENERGY]
+        torch.testing.assert_close(removed.sum(), expected)
 
 
 def test_only_bonds(tmp_path: Path) -> None:

@@ -127,6 +127,31 @@ def _check_distances(name: str, i: Any, j: Any, distances: Any) -> None:
         )
 
 
+def with_neighbors(frame: Frame, cutoff: float) -> Frame:
+    """The same frame with the pairs within another cutoff.
+
+    :param frame: the frame.
+    :param cutoff: in the length unit of the data.
+    """
+    atoms = Atoms(
+        numbers=frame.types.numpy(),
+        positions=frame.positions.numpy(),
+        cell=frame.cell.numpy(),
+        pbc=frame.pbc.numpy(),
+    )
+    i, j, shifts, _ = neighbors_of(atoms, cutoff)
+    centers, neighbors, shifts = _as_tensors(i, j, shifts)
+    return replace(frame, centers=centers, neighbors=neighbors, shifts=shifts)
+
+
+def _as_tensors(i: Any, j: Any, shifts: Any) -> Tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.from_numpy(i.astype(np.int64)),
+        torch.from_numpy(j.astype(np.int64)),
+        torch.from_numpy(shifts.astype(np.float64)),
+    )
+
+
 # ------------------------------------------------------------------------ labels
 
 
@@ -215,15 +240,16 @@ def make_frame(
         volume = float(torch.abs(torch.det(cell)))
     labels = _read_labels(sample, name, model.targets, unused)
     _derive_direct_labels(labels, model, volume, name)
+    centers, neighbors, shifts = _as_tensors(i, j, shifts)
     return Frame(
         name=name,
         types=system.types.to(torch.long),
         positions=positions,
         cell=cell,
         pbc=system.pbc,
-        centers=torch.from_numpy(i.astype(np.int64)),
-        neighbors=torch.from_numpy(j.astype(np.int64)),
-        shifts=torch.from_numpy(shifts.astype(np.float64)),
+        centers=centers,
+        neighbors=neighbors,
+        shifts=shifts,
         volume=volume,
         labels=labels,
     )

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
-from metatomic.torch import System, unit_conversion_factor
-from metatrain.utils.neighbor_lists import get_system_with_neighbor_lists
+from metatomic.torch import unit_conversion_factor
+from torch import Tensor
 
 from ..nn.pair_potential import PairPotential
-from ..nn.pairs import PairTerm
+from ..nn.pairs import Edges, PairTerm
 from .baselines import (
     calibration_of,
     count_atoms,
@@ -19,11 +19,15 @@ from .baselines import (
     given_baseline,
     least_squares,
 )
-from .data import Frame, count_labels
+from .data import Frame, count_labels, with_neighbors
 from .model import DualForce
-from .pair_fit import MAX_UNKNOWNS, fit_pair_potential, n_coefficients
+from .pair_fit import (
+    MAX_UNKNOWNS,
+    edge_vectors,
+    fit_pair_potential,
+    n_coefficients,
+)
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
-from .walls import touches_wall
 
 
 LEAST_FORCE = 0.1
@@ -129,44 +133,60 @@ def least_spread(model: DualForce, frames: Sequence[Frame], name: str) -> float:
 def remove_pair_terms(model: DualForce, frames: List[Frame]) -> List[Frame]:
     """Subtract repulsion, pair potential and, inside the wall, its repulsion from
     labels."""
-    for term, names in (
-        (model.repulsion, model.repelled),
-        (model.pair_potential, model.paired),
-    ):
-        if isinstance(term, PairTerm) and names:
-            frames = [_remove_pair_term(model, term, names, frame) for frame in frames]
-    if model.walled:
-        repulsion, names = model.wall_repulsion, model.walled
-        frames = [
-            _remove_pair_term(model, repulsion, names, frame)
-            if touches_wall(model, frame)
-            else frame
-            for frame in frames
-        ]
-    return frames
+    both = (model.repulsion, model.repelled), (model.pair_potential, model.paired)
+    terms = [(t, names) for t, names in both if isinstance(t, PairTerm) and names]
+    if not (terms or model.walled):
+        return frames
+    return [_without_pair_terms(model, terms, frame) for frame in frames]
 
 
-def _remove_pair_term(
-    model: DualForce, term: PairTerm, names: List[str], frame: Frame
+def _without_pair_terms(
+    model: DualForce, terms: Sequence[Tuple[PairTerm, List[str]]], frame: Frame
 ) -> Frame:
-    system = System(
-        types=frame.types.to(torch.int32),
-        positions=frame.positions,
-        cell=frame.cell,
-        pbc=frame.pbc,
-    )
-    system = get_system_with_neighbor_lists(system, [term.neighbor_list])
-    systems = [system.to(device=model.interface.device)]
-    edges = term.edges(systems, model.backbone.wall.starts)
+    cutoff = model.requested_neighbor_lists()[0].cutoff
+    edges = _edges(model, frame)
+    for term, names in terms:
+        reach = edges
+        if term.interaction_range > cutoff:  # a repulsion beyond what the network sees
+            reach = _edges(model, with_neighbors(frame, term.interaction_range))
+        frame = _without_pair_term(model, term, names, reach, frame)
+    if model.walled and len(edges.inside):
+        frame = _without_pair_term(
+            model, model.wall_repulsion, model.walled, edges, frame
+        )
+    return frame
+
+
+def _edges(model: DualForce, frame: Frame) -> Edges:
+    """The edges of a frame, on the device of the model."""
+    starts = model.backbone.wall.starts
+    pairs = torch.stack([frame.types[frame.centers], frame.types[frame.neighbors]])
+    vectors = edge_vectors(frame).to(starts.device)
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    pairs = pairs.to(starts.device)
+    of_edges = starts[pairs[0], pairs[1]].to(lengths.dtype)
+    inside = torch.nonzero(lengths < of_edges).reshape(-1)
+    centers = frame.centers.to(starts.device)
+    return Edges(vectors, lengths, centers, pairs, of_edges, inside, len(frame))
+
+
+def _without_pair_term(
+    model: DualForce, term: PairTerm, names: List[str], edges: Edges, frame: Frame
+) -> Frame:
     labels = dict(frame.labels)
+    # Direct labels that were derived from those of an energy are the same tensors, and
+    # the term adds the same to both.
+    done: Dict[int, Tensor] = {}
     for name, values in frame.labels.items():
         target = target_of(name)
         if target not in names:
             continue
-        part = term.contribution(target, kind_of_label(name, model), edges).cpu()
-        if name not in model.per_atom():
-            part = part.sum(0, keepdim=True)
-        labels[name] = values - part
+        if id(values) not in done:
+            part = term.contribution(target, kind_of_label(name, model), edges).cpu()
+            if name not in model.per_atom():
+                part = part.sum(0, keepdim=True)
+            done[id(values)] = values - part
+        labels[name] = done[id(values)]
     return replace(frame, labels=labels)
 
 

@@ -73,6 +73,7 @@ class DualForce(ModelInterface[ModelHypers]):
     repelled: List[str]
     walled: List[str]
     paired: List[str]
+    names_per_atom: List[str]
     key_labels: Dict[str, Labels]
     component_labels: Dict[str, List[Labels]]
     property_labels: Dict[str, Labels]
@@ -112,6 +113,7 @@ class DualForce(ModelInterface[ModelHypers]):
         self.repelled = []
         self.walled = []
         self.paired = []
+        self.names_per_atom = []
         self.key_labels = {}
         self.component_labels = {}
         self.property_labels = {}
@@ -130,6 +132,9 @@ class DualForce(ModelInterface[ModelHypers]):
             if name not in self.targets:
                 self._add_target(name, info)
         self.energies = energy_targets(self.dataset_info, self.hypers["forces"])
+        self.names_per_atom = [
+            name for name, info in self.targets.items() if info.sample_kind == "atom"
+        ] + [energy.name + FORCES_GRADIENT for energy in self.energies]
         if isinstance(self.repulsion, Repulsion):
             self.repulsion.add_energies(self.dataset_info)
             for energy in self.energies:
@@ -218,8 +223,7 @@ class DualForce(ModelInterface[ModelHypers]):
     @torch.jit.unused
     def per_atom(self) -> List[str]:
         """Targets and gradients with one row for each atom."""
-        atoms = [n for n, info in self.targets.items() if info.sample_kind == "atom"]
-        return atoms + [energy.name + FORCES_GRADIENT for energy in self.energies]
+        return self.names_per_atom
 
     def supported_outputs(self) -> Dict[str, ModelOutput]:
         return self.outputs

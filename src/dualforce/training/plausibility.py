@@ -82,6 +82,14 @@ class LabelBounds:
         self._options = {
             name: hypers[name] for name in ("max_force", "max_energy", "max_stress")
         }
+        self._force_units = self._units(FORCES_GRADIENT, "force", force_unit)
+        self._max_forces = self._limits(
+            self._force_units, "max_force", MAX_FORCE, "eV/angstrom"
+        )
+        self._stress_units = self._units(VIRIAL_GRADIENT, "stress", stress_unit)
+        self._max_stresses = self._limits(
+            self._stress_units, "max_stress", MAX_STRESS, "eV/angstrom^3"
+        )
         self._atom_energies: Dict[str, Array] = {}
         for energy in self._energies():
             labelled = [frame for frame in frames if energy in frame.labels]
@@ -153,8 +161,7 @@ class LabelBounds:
         def largest(_: Frame, values: Tensor) -> float:
             return float(values.norm(dim=1).max())
 
-        units = self._units(FORCES_GRADIENT, "force", force_unit)
-        limits = self._limits(units, "max_force", MAX_FORCE, "eV/angstrom")
+        units, limits = self._force_units, self._max_forces
         return _excess(frames, units, limits, largest, "a force", "max_force")
 
     def _stress_excess(self, frames: Sequence[Frame]) -> List[Excess]:
@@ -163,8 +170,7 @@ class LabelBounds:
             volume = frame.volume if frame.volume > 0.0 else math.inf
             return float(virials.abs().max()) / volume
 
-        units = self._units(VIRIAL_GRADIENT, "stress", stress_unit)
-        limits = self._limits(units, "max_stress", MAX_STRESS, "eV/angstrom^3")
+        units, limits = self._stress_units, self._max_stresses
         return _excess(frames, units, limits, largest, "a stress", "max_stress")
 
     def _units(

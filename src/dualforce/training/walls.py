@@ -68,15 +68,3 @@ def set_up_wall(model: DualForce, frames: Sequence[Frame]) -> None:
     starts = torch.where(seen, BELOW * shortest, _without_data(model))
     lower = torch.where(seen, torch.minimum(before, starts), before)
     model.set_wall(torch.where(before > 0.0, lower, starts))
-
-
-def touches_wall(model: DualForce, frame: Frame) -> bool:
-    """Whether two atoms of a frame are inside the wall.
-
-    :param model: the model.
-    :param frame: the frame.
-    """
-    starts = model.backbone.wall.starts.cpu()
-    pair = frame.types[frame.centers], frame.types[frame.neighbors]
-    lengths = torch.linalg.vector_norm(edge_vectors(frame), dim=1)
-    return bool((lengths < starts[pair]).any())
