@@ -1,4 +1,4 @@
-"""Two processes train what one would."""
+"""Several processes train what one would."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import pytest
 import torch
@@ -34,12 +34,13 @@ from pathlib import Path
 import torch
 from train_helpers import options, train
 torch.set_num_threads(1)
-data, directory, port, fraction, weight_decay, atoms = sys.argv[1:]
-training = dict(batch_size=2, max_atoms_per_batch=int(atoms) or None, num_epochs=3,
-                max_memory=0.0, conservative_fraction=float(fraction),
+data, directory, port, fraction, weight_decay, atoms, size = sys.argv[1:]
+training = dict(batch_size=4 // int(size), max_atoms_per_batch=int(atoms) or None,
+                num_epochs=3, max_memory=0.0,
+                conservative_fraction=float(fraction),
                 distributed_port=int(port), weight_decay=float(weight_decay))
 model, trainer = train(options(Path(data), training), Path(directory))
-assert trainer.processes.size == 2
+assert trainer.processes.size == int(size)
 torch.save(model.state_dict(), Path(directory) / f"{trainer.processes.rank}.weights")
 torch.save(trainer.best_state, Path(directory) / f"{trainer.processes.rank}.best")
 """
@@ -51,7 +52,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(rank: int) -> Dict[str, str]:
+def _environment(rank: int, size: int = 2) -> Dict[str, str]:
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -60,43 +61,56 @@ def _environment(rank: int) -> Dict[str, str]:
         "SLURM_JOB_ID": "1",
         "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": str(rank),
-        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS": str(size),
         "SLURM_JOB_NODELIST": "localhost",
     }
 
 
-def _run_both(command: List[str], directory: Path) -> None:
-    processes = [
+def _start(command: List[str], directory: Path, size: int) -> List[Any]:
+    return [
         subprocess.Popen(
             command,
             cwd=directory,
-            env=_environment(rank),
+            env=_environment(rank, size),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        for rank in range(2)
+        for rank in range(size)
     ]
+
+
+def _logs_of(processes: List[Any]) -> List[str]:
     try:
-        logs = [process.communicate(timeout=120)[0] for process in processes]
+        return [process.communicate(timeout=120)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, log in zip(processes, logs, strict=True):
+
+
+def _run_all(command: List[str], directory: Path, size: int = 2) -> None:
+    processes = _start(command, directory, size)
+    for process, log in zip(processes, _logs_of(processes), strict=True):
         assert process.returncode == 0, log
 
 
 @pytest.mark.parametrize(
-    "fraction, weight_decay, atoms, streamed",
+    "fraction, weight_decay, atoms, streamed, size",
     [
-        (0.5, 0.0, 0, False),
-        (0.25, 0.1, 0, False),
-        (1.0, 0.0, 12, False),
-        (0.5, 0.0, 0, True),
+        (0.5, 0.0, 0, False, 2),
+        (0.25, 0.1, 0, False, 2),
+        (1.0, 0.0, 12, False, 2),
+        (0.5, 0.0, 0, True, 2),
+        (0.5, 0.0, 0, True, 4),
     ],
 )
-def test_two_processes_equal_one(
-    fraction: float, weight_decay: float, atoms: int, streamed: bool, tmp_path: Path
+def test_several_processes_equal_one(
+    fraction: float,
+    weight_decay: float,
+    atoms: int,
+    streamed: bool,
+    size: int,
+    tmp_path: Path,
 ) -> None:
     """Seven frames of six atoms, so that the last batch is short; one frame lacks
     forces. Where frames are read from disk, the one process holds them in memory."""
@@ -113,16 +127,15 @@ def test_two_processes_equal_one(
         "weight_decay": weight_decay,
     }
     model, trainer = train(options(path, training), tmp_path)
-    arguments = [str(_free_port()), str(fraction), str(weight_decay), str(atoms)]
-    _run_both(
-        [sys.executable, "-c", WORKER, str(path), str(tmp_path), *arguments], tmp_path
-    )
+    numbers = [_free_port(), fraction, weight_decay, atoms, size]
+    arguments = [str(path), str(tmp_path), *map(str, numbers)]
+    _run_all([sys.executable, "-c", WORKER, *arguments], tmp_path, size)
     assert trainer.best_state is not None
     for kind, single in (
         ("weights", model.state_dict()),
         ("best", trainer.best_state),
     ):
-        for rank in range(2):
+        for rank in range(size):
             several = torch.load(tmp_path / f"{rank}.{kind}")
             for name, value in single.items():
                 torch.testing.assert_close(several[name], value, rtol=0, atol=1e-10)
@@ -137,10 +150,61 @@ def test_command_line_in_a_slurm_job(tmp_path: Path) -> None:
         "distributed_port": _free_port(),
     }
     OmegaConf.save(OmegaConf.create(options(path, training)), tmp_path / "options.yaml")
-    _run_both([sys.executable, "-m", "metatrain", "train", "options.yaml"], tmp_path)
+    _run_all([sys.executable, "-m", "metatrain", "train", "options.yaml"], tmp_path)
     (table,) = tmp_path.glob("outputs/*/*/train.csv")
     assert [row["Epoch"] for row in read_rows(table)] == ["0", "1", "2"]
     assert (tmp_path / "model.pt").exists()
+
+
+BAD_WORKER = """
+import sys
+from pathlib import Path
+from train_helpers import options, train
+from dualforce.training.trainer import Trainer
+step = Trainer._step
+def fails(self, *arguments):
+    if self.processes.rank == 1 and self.progress.steps_in_stage == 2:
+        raise ValueError("this frame is bad")
+    return step(self, *arguments)
+Trainer._step = fails
+data, directory, port = sys.argv[1:]
+training = dict(batch_size=1, num_epochs=50, distributed_port=int(port))
+train(options(Path(data), training), Path(directory))
+"""
+
+
+def test_one_process_that_fails(tmp_path: Path) -> None:
+    """It says why, and the others end with a message instead of waiting."""
+    path = write(tmp_path / "water.xyz", clusters(8))
+    arguments = [str(path), str(tmp_path), str(_free_port())]
+    processes = _start([sys.executable, "-c", BAD_WORKER, *arguments], tmp_path, 2)
+    logs = _logs_of(processes)
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "process 0 of 2 lost another one, which has ended" in logs[0]
+    assert "ValueError: this frame is bad" in logs[1]
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    """The command of the documentation."""
+    page = Path(__file__).parents[1] / "docs" / "processes.md"
+    command = "torchrun" + page.read_text().split("    torchrun")[1].split("\n\n")[0]
+    command = command.replace("--nproc-per-node 4", "--nproc-per-node 2")
+    path = write(tmp_path / "water.xyz", clusters(8))
+    training = {"num_epochs": 2, "distributed_port": _free_port()}
+    OmegaConf.save(OmegaConf.create(options(path, training)), tmp_path / "options.yaml")
+    environment = {k: v for k, v in _environment(0).items() if "SLURM" not in k}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob("outputs/*/*/train.log")
+    assert "Training with 2 process(es)" in log.read_text()
 
 
 def test_more_processes_than_batches(

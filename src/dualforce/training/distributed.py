@@ -7,7 +7,7 @@ by what the whole batch contains, so several processes compute what one process 
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, List
@@ -63,7 +63,7 @@ class Processes:
         tensors = list(tensors)
         # on the device of the process: NCCL sums nothing that lies elsewhere
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
-        dist.all_reduce(flat)
+        self._together(lambda: dist.all_reduce(flat))
         start = 0
         for tensor in tensors:
             stop = start + tensor.numel()
@@ -75,8 +75,23 @@ class Processes:
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.broadcast(shared, 0)
+        self._together(lambda: dist.broadcast(shared, 0))
         return float(shared)
+
+    def _together(self, act: Callable[[], Any]) -> None:
+        """Do what all processes take part in.
+
+        :raises ValueError: if one of them has ended.
+        """
+        try:
+            act()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"process {self.rank} of {self.size} lost another one, which has "
+                f"ended or cannot be reached ({reason}). Its own message says why; go "
+                "on from the last checkpoint with `--restart`"
+            ) from error
 
     def close(self) -> None:
         """End the group of processes."""
