@@ -142,6 +142,33 @@ def test_bad_frame_far_in_the_data(tmp_path: Path, small_sample: None) -> None:
         assert torch.equal(value, _weights(again.model)[name]), name
 
 
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_bad_frames_that_are_skipped(
+    memory: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are named once and counted, and the run learns from the others."""
+    training = {"max_memory": memory, "skip_bad_frames": True, "num_epochs": 2}
+    frames = clusters(30)
+    frames[17].positions[0] = frames[17].positions[1]
+    frames[23].arrays["forces"][0, 1] = np.nan
+    with caplog.at_level(logging.WARNING):
+        model, trainer = train(_arrays(tmp_path, frames, **training), tmp_path)
+    skipped = [r.message for r in caplog.records if "is skipped" in r.message]
+    of_training = [message for message in skipped if "training set" in message]
+    assert len(of_training) == 2
+    assert "frame 17 (counted from 0): atoms 0 and 1" in of_training[0]
+    assert "frame 23 (counted from 0): the label" in of_training[1]
+    if memory:
+        assert "2 of 30 frames of the training set cannot be used" in caplog.text
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    good = [frames[i] for i in range(30) if i not in (17, 23)]
+    _, again = train(_arrays(reference, good, max_memory=1.0), reference)
+    assert trainer.terms == again.terms
+    assert trainer.progress.epoch == 1
+    assert all(value.isfinite().all() for value in _weights(model).values())
+
+
 def test_file_that_is_cut_off(tmp_path: Path, small_sample: None) -> None:
     """In the middle of a run: the frame is named, and what was learnt is kept."""
     given = _zip(tmp_path, clusters(60), max_memory=0.0)

@@ -7,7 +7,17 @@ not fit into memory, :mod:`.streams` makes the frames of each step anew.)
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, Collection, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    FrozenSet,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -26,6 +36,9 @@ from .model import DualForce
 from .structures import check_structure
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
 
+
+REPORTED = 20
+"""Frames that are left out and named in the log."""
 
 COINCIDENT = 1e-3
 """Atoms closer than this, in the length unit, are taken for duplicates."""
@@ -255,6 +268,64 @@ def make_frame(
     )
 
 
+def nothing(name: str) -> Frame:
+    """A frame without atoms and labels, in the place of one that cannot be used.
+
+    :param name: name of that one.
+    """
+    none, vectors = torch.zeros(0, dtype=torch.long), torch.zeros(0, 3).double()
+    return Frame(
+        name=name,
+        types=none,
+        positions=vectors,
+        cell=torch.zeros(3, 3).double(),
+        pbc=torch.zeros(3, dtype=torch.bool),
+        centers=none,
+        neighbors=none,
+        shifts=vectors,
+    )
+
+
+class BadFrames:
+    """Frames that cannot be used: refused, or left out, named and counted.
+
+    :param skip: leave them out.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self._skip = skip
+        self._names: Set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def handle(self, name: str, error: ValueError) -> None:
+        """Refuse a frame, or report it, once.
+
+        :param name: name of the frame.
+        :param error: what is wrong, with the name.
+        :raises ValueError: if bad frames are refused.
+        """
+        if not self._skip:
+            hint = "; `skip_bad_frames: true` leaves out such frames"
+            raise ValueError(f"{error}{hint}") from error
+        self.leave_out(name, f"{error}; the frame is skipped")
+
+    def leave_out(self, name: str, message: str) -> None:
+        """Name a frame that is left out, once; of many the first ones.
+
+        :param name: name of the frame.
+        :param message: what to say.
+        """
+        if name in self._names:
+            return
+        self._names.add(name)
+        if len(self) <= REPORTED:
+            logging.warning(message)
+        elif len(self) % 1_000 == 0:
+            logging.warning(f"{len(self)} frames are left out so far")
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set of metatrain, and where its frames are from.
@@ -313,7 +384,11 @@ def sources_of(datasets: Sequence[Any], split: str) -> List[Source]:
 
 
 def make_frames(
-    datasets: Sequence[Any], split: str, model: DualForce, show_progress: bool
+    datasets: Sequence[Any],
+    split: str,
+    model: DualForce,
+    show_progress: bool,
+    skip_bad: bool = False,
 ) -> List[Frame]:
     """Convert metatrain data sets.
 
@@ -321,8 +396,10 @@ def make_frames(
     :param split: name of the split, for messages.
     :param model: the model, which knows targets and cutoff.
     :param show_progress: show a bar.
+    :param skip_bad: leave out unusable frames.
     :raises ValueError: if the split is empty or a frame is unusable.
     """
+    bad = BadFrames(skip_bad)
     cutoff = model.requested_neighbor_lists()[0].cutoff
     frames = []
     total = sum(len(dataset) for dataset in datasets)
@@ -335,9 +412,18 @@ def make_frames(
     )
     for source in sources_of(datasets, split):
         for row in range(len(source.indices)):
-            frames.append(source.frame(row, source.read(row), model, cutoff))
+            sample = source.read(row)
             bar.update()
+            try:
+                frames.append(source.frame(row, sample, model, cutoff))
+            except ValueError as error:
+                bad.handle(source.name_of(row), error)
     bar.close()
+    if len(bad):
+        logging.warning(
+            f"{len(bad)} of {total} frames of the {split} set cannot be used and are "
+            "skipped"
+        )
     labelled = [frame for frame in frames if frame.labels]
     if not labelled:
         raise ValueError(f"no frame of the {split} set has a label")

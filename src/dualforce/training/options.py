@@ -163,6 +163,10 @@ class TrainerHypers(TypedDict):
     data sets on disk (``.zip`` files, folders of arrays) that take more are not held:
     they are read when they are needed, and what is fitted and checked before the
     training comes from a sample of 100,000 atoms."""
+    skip_bad_frames: bool = False
+    """Frames that cannot be used (no atoms, atoms at the same place, a cell or label
+    that is not finite) are named in the log, counted and left out; by default the first
+    one ends the run. Files that ASE reads are checked before, and refused."""
     num_epochs: Optional[int] = 100
     """Epochs of the run; ``null`` where ``max_minutes`` decides."""
     max_minutes: Optional[float] = None

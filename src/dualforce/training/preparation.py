@@ -94,10 +94,10 @@ def prepare(
     :raises ValueError: if frames, labels or options are unusable, or an interrupted run
         is to go on with other data.
     """
-    memory = hypers["max_memory"]
-    train_split = open_split(train_datasets, "training", model, memory, show_progress)
+    memory, how = hypers["max_memory"], (show_progress, hypers["skip_bad_frames"])
+    train_split = open_split(train_datasets, "training", model, memory, *how)
     memory -= train_split.memory
-    val_split = open_split(val_datasets, "validation", model, memory, show_progress)
+    val_split = open_split(val_datasets, "validation", model, memory, *how)
     train, val = train_split.frames, val_split.frames
     record = {
         "training": _record(model, train_split),

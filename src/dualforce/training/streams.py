@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .contents import contents_of, is_on_disk
-from .data import Frame, make_frames, sources_of
+from .data import BadFrames, Frame, make_frames, nothing, sources_of
 from .fitting import to_raw_units
 from .model import DualForce
 from .plausibility import LabelBounds
@@ -43,9 +43,6 @@ AHEAD = 4
 THREADS = 4
 """Most threads that make frames."""
 
-REPORTED = 20
-"""Frames with labels beyond their bounds that are named in the log."""
-
 UNREADABLE = (
     OSError,
     KeyError,
@@ -66,10 +63,19 @@ class FrameStream(Sequence[Frame]):
     :param datasets: data sets of metatrain, possibly subsets.
     :param split: name of the split, for messages.
     :param model: the model, which knows targets and cutoff.
+    :param skip_bad: unusable frames have no labels, so that nothing is learnt from
+        them; else they are refused.
     """
 
-    def __init__(self, datasets: Sequence[Any], split: str, model: DualForce) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Any],
+        split: str,
+        model: DualForce,
+        skip_bad: bool = False,
+    ) -> None:
         self._model = model
+        self._bad = BadFrames(skip_bad)
         self._sources = sources_of(datasets, split)
         self._finish: Finish = _as_it_is
         contents = [contents_of(dataset) for dataset in datasets]
@@ -95,7 +101,11 @@ class FrameStream(Sequence[Frame]):
         except UNREADABLE as error:
             raise ValueError(_unreadable(source.name_of(row), error)) from error
         cutoff = self._model.requested_neighbor_lists()[0].cutoff
-        return source.frame(row, sample, self._model, cutoff)
+        try:
+            return source.frame(row, sample, self._model, cutoff)
+        except ValueError as error:
+            self._bad.handle(source.name_of(row), error)
+            return nothing(source.name_of(row))
 
     def of(self, indices: Integers) -> "FrameStream":
         """A stream of some of the frames.
@@ -141,7 +151,7 @@ class FrameStream(Sequence[Frame]):
         """GB that all frames would take, estimated from some."""
         probes = np.unique(np.linspace(0, len(self) - 1, PROBES).astype(np.int64))
         frames = [self._read(int(index)) for index in probes]
-        per_atom = sum(map(_bytes_of, frames)) / sum(map(len, frames))
+        per_atom = sum(map(_bytes_of, frames)) / max(1, sum(map(len, frames)))
         return float(per_atom * self.sizes.sum() / 1e9)
 
 
@@ -182,6 +192,7 @@ def open_split(
     model: DualForce,
     max_memory: float,
     show_progress: bool,
+    skip_bad: bool,
 ) -> Split:
     """Hold the frames of data sets in memory, or a sample of them.
 
@@ -190,14 +201,17 @@ def open_split(
     :param model: the model, which knows targets and cutoff.
     :param max_memory: in GB; data sets on disk that take more are not held.
     :param show_progress: show bars.
+    :param skip_bad: leave out unusable frames.
     :raises ValueError: if the split is empty or a frame is unusable.
     """
     if not datasets or not all(len(d) and is_on_disk(d) for d in datasets):
-        return Split(make_frames(datasets, split, model, show_progress))
-    stream = FrameStream(datasets, split, model)
+        frames = make_frames(datasets, split, model, show_progress, skip_bad)
+        return Split(frames)
+    stream = FrameStream(datasets, split, model, skip_bad)
     memory = stream.memory()
     if memory <= max_memory:
-        return Split(make_frames(datasets, split, model, show_progress), memory)
+        frames = make_frames(datasets, split, model, show_progress, skip_bad)
+        return Split(frames, memory)
     frames = [frame for frame in stream.sample(show_progress) if frame.labels]
     if not frames:
         raise ValueError(f"no frame of a sample of the {split} set has a label")
@@ -221,22 +235,15 @@ class Finisher:
         # A copy stays on the processor, where threads work with it.
         self._model = copy.deepcopy(model)
         self._bounds = bounds
-        self._excluded: Set[str] = set()
+        self._excluded = BadFrames(skip=True)
 
     def __call__(self, frame: Frame) -> Frame:
         if (reason := self._bounds.reason(frame)) is not None:
-            self._report(frame.name, reason)
+            self._excluded.leave_out(
+                frame.name, f"{frame.name}: {reason}; the frame is excluded"
+            )
             return replace(frame, labels={})
-        return to_raw_units(self._model, [frame])[0]
-
-    def _report(self, name: str, reason: str) -> None:
-        if name in self._excluded:
-            return
-        self._excluded.add(name)
-        if len(self._excluded) <= REPORTED:
-            logging.warning(f"{name}: {reason}; the frame is excluded")
-        elif len(self._excluded) % 1_000 == 0:
-            logging.warning(f"{len(self._excluded)} frames are excluded so far")
+        return to_raw_units(self._model, [frame])[0] if frame.labels else frame
 
 
 def load_ahead(

@@ -96,7 +96,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 5
+    __checkpoint_version__ = 6
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one

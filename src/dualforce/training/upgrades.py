@@ -100,6 +100,14 @@ def trainer_update_v4_v5(checkpoint: Dict[str, Any]) -> None:
     checkpoint["train_hypers"].setdefault("max_memory", 1.0)
 
 
+def trainer_update_v5_v6(checkpoint: Dict[str, Any]) -> None:
+    """Bad frames were always refused.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["train_hypers"].setdefault("skip_bad_frames", False)
+
+
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
     return list(checkpoint["model_data"]["dataset_info"].atomic_types)
 
