@@ -21,13 +21,9 @@ from ase import units
 
 from dualforce import equilibrate, load_forces
 from dualforce.md import repartition_hydrogen_mass
+from dualforce.md.constant_energy import PICOSECOND, ConstantEnergyRun, ReferenceRun
 from dualforce.md.statistics import difference
-from dualforce.md.tuning import (
-    CANDIDATES,
-    PICOSECOND,
-    ConstantEnergyRun,
-    ReferenceRun,
-)
+from dualforce.md.tuning import CANDIDATES
 
 
 matplotlib.use("Agg")
@@ -46,7 +42,7 @@ def predict(start: ase.Atoms, forces: Any, picoseconds: float) -> Dict[str, Any]
     """Predictions for all numbers of inner steps, and the drift of the run itself."""
     run = ReferenceRun(start, TIMESTEP * units.fs, forces)
     run.advance(picoseconds * PICOSECOND)
-    drifts = {str(n): run.predict(n).drift for n in CANDIDATES}
+    drifts = {str(n): run.predict(n) for n in CANDIDATES}
     return {"ps": picoseconds, "own": run.candidate().drift, "drifts": drifts}
 
 

@@ -31,8 +31,8 @@ from dualforce.diagnostics.measures.symmetries import BrokenSymmetries
 from dualforce.diagnostics.report import Report
 from dualforce.diagnostics.setup import Conditions, choose_structures
 from dualforce.forces import Kind
+from dualforce.md.constant_energy import Candidate
 from dualforce.md.statistics import Estimate
-from dualforce.md.tuning import Candidate
 
 
 NAN = float("nan")

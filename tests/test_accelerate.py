@@ -31,8 +31,9 @@ from dualforce.distillation.results import Acceleration, Check
 from dualforce.distillation.sampling import Mover
 from dualforce.distillation.teacher import load_teacher
 from dualforce.forces import ForceSource, load_forces
-from dualforce.md.timesteps import propose_timestep
-from dualforce.md.tuning import Candidate, Tuning
+from dualforce.md.constant_energy import Candidate
+from dualforce.md.timesteps import propose_timestep, propose_timesteps
+from dualforce.md.tuning import Tuning
 
 
 EMT_NAME = "ase.calculators.emt:EMT"
@@ -89,8 +90,15 @@ def tuned(
         ms_per_step=80.0,
         verdict="good",
     )
-    eight = replace(one, n_inner=8, drift=(0.1, 0.01), correction=20.0, ms_per_step=20)
-    return Tuning([one, eight], 8, 10.0, [])
+    eight = replace(
+        one,
+        n_inner=8,
+        outer_step_fs=16.0,
+        drift=(0.1, 0.01),
+        correction=20.0,
+        ms_per_step=20.0,
+    )
+    return Tuning([one, eight], 10.0, [], [])
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +392,20 @@ def test_a_student_that_cannot_follow(tmp_path: Path) -> None:
     ) in _why_not(result)
 
 
+def test_timesteps_that_differ_between_temperatures(tmp_path: Path) -> None:
+    """The shortest is taken, with the shortest outer step."""
+    plan = make_plan([bulk("Cu")], [300.0, 600.0], 10.0, 2, 0.01)
+    checks = [
+        Check(300.0, 4.0, 4, 0.0, 20.0, 3.0, "", True),
+        Check(600.0, 2.0, 5, 0.0, 40.0, 2.0, "", True),
+        Check(900.0, 2.0, 1, 0.0, 90.0, 1.0, "", True),
+    ]
+    result = Acceleration(tmp_path, "a model", plan, [], checks)
+    assert (result.timestep, result.n_inner, result.temperature) == (2.0, 5, 600.0)
+    result = Acceleration(tmp_path, "a model", plan, [], checks[2:])
+    assert (result.timestep, result.n_inner) == (2.0, None)
+
+
 # ------------------------------------------------------------------------------- plan
 
 
@@ -435,6 +457,7 @@ def test_student_follows_from_the_structures() -> None:
 def test_timesteps(atoms: Atoms, expected: float) -> None:
     """By the lightest atom; heavy hydrogen counts by its mass."""
     assert propose_timestep(atoms) == expected
+    assert propose_timesteps(atoms) == (expected, 1.5 * expected, 2.0 * expected)
     if "H" in atoms.symbols:
         masses = atoms.get_masses()
         masses[atoms.numbers == 1] = 4.0

@@ -9,8 +9,8 @@ from ase import Atoms, units
 from potentials import Analytic, Bare, argon
 
 from dualforce.md import RespaVelocityVerlet, equilibrate
+from dualforce.md.constant_energy import PICOSECOND, ReferenceRun
 from dualforce.md.prediction import SEGMENTS, predicted_drift
-from dualforce.md.tuning import PICOSECOND, ReferenceRun
 
 
 N_INNER = 10
@@ -97,6 +97,29 @@ def test_white_noise() -> None:
     exact = 5 * 0.5 * 0.5 / (units.kB * 300.0)
     assert found[:, 0].mean() == pytest.approx(exact, rel=0.05)
     assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.3)
+
+
+@pytest.mark.parametrize("n_inner", [2, 3, 4])
+def test_longer_timesteps(n_inner: int) -> None:
+    """They are told by the same run, as if only every second step were known."""
+    rng = np.random.default_rng(3)
+    white = rng.standard_normal(1024 * SEGMENTS[0])
+    series = np.convolve(white, [0.5, 0.3, 0.2], "same")
+    told = predicted_drift(series, 0.5, n_inner, 300.0, timestep=1.0)
+    thinned = predicted_drift(series[::2], 1.0, n_inner, 300.0)
+    assert told[0] == pytest.approx(thinned[0], rel=0.06)
+    own = predicted_drift(series, 0.5, n_inner, 300.0)
+    assert predicted_drift(series, 0.5, n_inner, 300.0, timestep=0.5) == own
+
+
+def test_timestep_between_multiples() -> None:
+    """A wave in resonance with outer steps of 4.5 steps of the run."""
+    steps = np.arange(64 * SEGMENTS[0])
+    wave = np.cos(2.0 * np.pi * steps / 4.5)
+    drifts = [
+        predicted_drift(wave, 0.5, 3, 300.0, timestep=step)[0] for step in (0.75, 1.0)
+    ]
+    assert drifts[1] < 1e-4 * drifts[0]
 
 
 def test_slow_and_fast_parts() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import ase.io
 import numpy as np
@@ -14,20 +14,17 @@ from potentials import argon
 
 from dualforce.cli import main
 from dualforce.md import equilibrate
+from dualforce.md.acceptance import is_drifting, judge, judge_all, largest_good
+from dualforce.md.constant_energy import PICOSECOND, Candidate, ConstantEnergyRun
 from dualforce.md.statistics import Estimate
 from dualforce.md.tuning import (
     CANDIDATES,
-    PICOSECOND,
-    Candidate,
-    ConstantEnergyRun,
+    MAX_FLUCTUATION,
+    Prediction,
     Tuning,
     _lengths,
     _Search,
-    is_drifting,
-    judge,
-    judge_all,
     next_candidate,
-    recommend,
     tune,
 )
 from dualforce.md.tuning_report import advice, table, write
@@ -63,8 +60,9 @@ def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run with the conservative force leaves time for the others."""
     measured_costs = _Search.run_reference
 
-    def too_optimistic(search: Any, costs: Tuple[float, float]) -> None:
-        measured_costs(search, (costs[0] / 5.0, costs[1] / 5.0))
+    def too_optimistic(search: Any) -> None:
+        search._step_costs = tuple(cost / 5.0 for cost in search._step_costs)
+        measured_costs(search)
 
     monkeypatch.setattr(_Search, "run_reference", too_optimistic)
     atoms, forces = argon(curl=0.0002)
@@ -73,6 +71,34 @@ def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = result.candidates
     assert others and others[0].n_inner > 1
     assert first.length_ps >= 1.0
+
+
+def test_choice_of_the_timestep() -> None:
+    """A longer one is chosen where it conserves energy, one that does not is left out,
+    and the run with the shortest tells how large the error of the longer ones is."""
+    atoms, forces = argon(curl=0.0002)
+    result = tune(
+        forces,
+        atoms,
+        timestep=[step * units.fs for step in (10.0, 5.0, 60.0)],
+        temperature_K=60.0,
+        seconds=10.0,
+        candidates=(2, 3, 4),
+    )
+    assert [each.fs for each in result.timesteps] == pytest.approx([5.0, 10.0, 60.0])
+    assert [each.is_too_long for each in result.timesteps] == [False, False, True]
+    assert result.candidates[0].timestep_fs == pytest.approx(5.0)
+    assert result.timestep_fs == pytest.approx(10.0)
+    assert len(result.predictions) == 9
+    start = equilibrate(forces, atoms, 5.0 * units.fs, temperature_K=60.0)
+    run = ConstantEnergyRun(start, 10.0 * units.fs, forces)
+    run.advance(2.0 * PICOSECOND)
+    found = run.candidate()
+    spread = found.drift[0] / found.relative_drift[0]
+    assert result.timesteps[1].fluctuation == pytest.approx(
+        found.fluctuation / spread, rel=0.3
+    )
+    assert found.fluctuation / spread < MAX_FLUCTUATION
 
 
 def test_timestep_that_is_too_long() -> None:
@@ -153,7 +179,7 @@ def test_rule(options: Dict[str, Any], verdict: str) -> None:
     assert judge(measured(**options), conservative, 0.2) == verdict
     rows = judge_all([conservative, measured(**options)], 0.2)
     assert [row.verdict for row in rows] == ["good", verdict]
-    assert recommend(rows) == (4 if verdict == "good" else 1)
+    assert largest_good(rows) is rows[1 if verdict == "good" else 0]
     assert rows[1].is_good == (verdict == "good")
     assert rows[1].is_bad == (verdict not in ("good", "unclear"))
 
@@ -165,27 +191,50 @@ def test_conservative_run_itself() -> None:
     assert judge(measured(drift=(0.0, NAN)), None, 0.2) == "unclear"
     assert is_drifting((3.0, 0.1), 0.2) and not is_drifting((0.3, 0.1), 0.2)
     assert not is_drifting((3.0, NAN), 0.2)
-    assert recommend(judge_all([measured(drift=(0.0, NAN)), measured()])) is None
+    assert largest_good(judge_all([measured(drift=(0.0, NAN)), measured()])) is None
 
 
 def test_next_candidate() -> None:
     """A little less where nothing was decided, half where the prediction has failed."""
-    assert next_candidate(6, "unclear", CANDIDATES) == 5
-    assert next_candidate(8, "drifts", CANDIDATES) == 4
-    assert next_candidate(3, "fails after 0.1 ps", CANDIDATES) is None
-    assert next_candidate(2, "unclear", CANDIDATES) is None
+    pairs = [predicted(0.5, n_inner) for n_inner in CANDIDATES]
+    for n_inner, verdict, expected in (
+        (6, "unclear", 5),
+        (8, "drifts", 4),
+        (3, "fails after 0.1 ps", None),
+        (2, "unclear", None),
+    ):
+        found = next_candidate(predicted(0.5, n_inner), verdict, pairs)
+        assert (found and found.n_inner) == expected
+
+
+def test_next_candidate_of_several_timesteps() -> None:
+    """The fastest of those with a shorter outer step."""
+    pairs = [predicted(step, n) for step in (0.5, 1.0) for n in (2, 3, 4, 5)]
+    found = next_candidate(predicted(1.0, 3), "unclear", pairs)
+    assert found == predicted(1.0, 2)
+    found = next_candidate(predicted(1.0, 3), "drifts", pairs)
+    assert found == predicted(0.5, 3)
+
+
+def predicted(timestep: float, n_inner: int) -> Prediction:
+    """A prediction for forces of which the conservative one costs three times more."""
+    per_step = 1.0 + 2.0 / n_inner
+    return Prediction(timestep, n_inner, (0.0, 0.0), 3.0 * timestep / per_step)
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([measured(n_inner=1), measured()], "Use M = 4 (--inner 4)"),
+        (
+            [measured(n_inner=1), measured()],
+            "Use M = 4 with steps of 0.5 fs (--timestep 0.5 --inner 4)",
+        ),
         ([measured(n_inner=1, drift=(0.0, 0.5))], "Nothing can be recommended"),
         ([measured(n_inner=1, failed="x")], "Even the conservative force alone"),
         ([measured(n_inner=1, drift=(3.0, 0.1))], "timestep is too long"),
         (
             [measured(n_inner=1), measured(drift=(0.1, NAN))],
-            "Not decided: M = 4",
+            "Not decided: M = 4 with 0.5 fs",
         ),
         ([measured(n_inner=1, length_ps=0.1)], "each ps of it takes 0.33 minutes"),
         (
@@ -205,7 +254,7 @@ def test_next_candidate() -> None:
 def test_advice(rows: List[Candidate], words: str) -> None:
     """What to do follows from the verdicts."""
     judged = judge_all(rows)
-    result = Tuning(judged, recommend(judged), 5.0, [])
+    result = Tuning(judged, 5.0, [], [])
     assert words in advice(result)
     assert len(table(result).splitlines()) == 1 + len(rows)
 
@@ -214,7 +263,7 @@ def test_advice(rows: List[Candidate], words: str) -> None:
 def test_numbers_that_json_does_not_have(drift: float, tmp_path: Path) -> None:
     """Errors, and drifts, that are not known are null, and no hindrance to the plot."""
     judged = judge_all([measured(n_inner=1, drift=(drift, NAN))])
-    written = write(Tuning(judged, None, 5.0, []), tmp_path, {"model": "none"})
+    written = write(Tuning(judged, 5.0, [], []), tmp_path, {"model": "none"})
     content = json.loads(written[0].read_text())
     known = None if drift != drift else drift
     assert content["candidates"][0]["drift"] == [known, None]
@@ -256,7 +305,8 @@ def test_runs_beside_a_short_one() -> None:
     for drift, expected in (((0.1, 0.02), 8), ((1.0, 0.02), None)):
         rows = judge_all([drifting, measured(n_inner=8, drift=drift, late=drift)])
         assert rows[0].verdict == "unclear"
-        assert recommend(rows) == expected
+        best = largest_good(rows)
+        assert (best and best.n_inner) == expected
 
 
 def test_runs_can_be_continued() -> None:
@@ -283,11 +333,14 @@ def test_command(tmp_path: Path) -> None:
     make_model().export().save(str(model))
     ase.io.write(structure, random_cell(8, 6.0, seed=1), format="extxyz")
     arguments = ["tune", str(model), str(structure), "--minutes", "0.15"]
-    arguments += ["--timestep", "0.1", "--temperature", "50", "-o", str(tmp_path)]
+    arguments += ["--timestep", "0.1", "--timestep", "0.2"]
+    arguments += ["--temperature", "50", "-o", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "tune.json").read_text())
-    assert content["settings"]["timestep_fs"] == 0.1
+    assert content["settings"]["timesteps_fs"] == [0.1, 0.2]
+    assert [each["fs"] for each in content["timesteps"]] == pytest.approx([0.1, 0.2])
+    assert "Predicted for each timestep" in result.output
     assert content["candidates"][0]["n_inner"] == 1
     assert [row["n_inner"] for row in content["predictions"]][:3] == [2, 3, 4]
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")

@@ -19,8 +19,8 @@ from dualforce.diagnostics.measures.nvt import (
 )
 from dualforce.diagnostics.text import significant, with_error
 from dualforce.diagnostics.verdict import headline, verdict
+from dualforce.md.acceptance import judge_all, largest_good
 from dualforce.md.statistics import Estimate
-from dualforce.md.tuning import judge_all, recommend
 
 
 def by_topic(model: Findings) -> Dict[str, List[Sentence]]:
@@ -101,7 +101,8 @@ def test_inner_steps(drifts: Dict[int, Estimate], chosen: Optional[int]) -> None
     model = findings(control, *runs)
     assert inner_steps(model) == chosen
     tuned = judge_all([x.candidate for x in (control, *runs)])
-    assert recommend(tuned) == (chosen or 1)
+    best = largest_good(tuned)
+    assert best is not None and best.n_inner == (chosen or 1)
     for run, row in zip((control, *runs), tuned, strict=True):
         assert verdict_of(model, run) == row.verdict
 

@@ -10,7 +10,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..distillation import accelerate as make_faster
 from ..distillation.results import REPORT, summary
-from ..md.tuning import TOLERANCE
+from ..md.acceptance import TOLERANCE
 
 
 @click.command()

@@ -11,7 +11,7 @@ from ..diagnostics import diagnose as judge
 from ..diagnostics.findings import FAILED
 from ..diagnostics.report import PAGE
 from ..diagnostics.setup import PRESETS
-from ..md.tuning import TOLERANCE
+from ..md.acceptance import TOLERANCE
 from .common import evaluation_options
 
 

@@ -1,4 +1,4 @@
-"""``dualforce tune``: how many inner steps a model tolerates."""
+"""``dualforce tune``: which timestep and how many inner steps a model tolerates."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tqdm import tqdm
 from ..engines import ModelReference
 from ..engines.tuned import remember
 from ..md import repartition_hydrogen_mass
+from ..md.acceptance import TOLERANCE
 from ..md.structures import check_structure
-from ..md.timesteps import propose_timestep
-from ..md.tuning import TOLERANCE
+from ..md.timesteps import propose_timesteps
 from ..md.tuning import tune as tune_inner_steps
-from ..md.tuning_report import PLOT, TABLE, advice, predictions, table, write
+from ..md.tuning_report import PLOT, TABLE, describe, write
 from .common import model_options, read_structure
 from .md_options import setting_option
 
@@ -23,9 +23,12 @@ from .md_options import setting_option
 @click.option("--temperature", default=300.0, help="In K.")
 @click.option(
     "--timestep",
+    "steps",
     type=float,
-    help="Inner step in fs.  [default: by the lightest atom: 0.5 with hydrogen, 1 with "
-    "other elements up to neon, otherwise 2]",
+    multiple=True,
+    help="Inner step in fs; may be given several times, and the fastest good one is "
+    "chosen.  [default: by the lightest atom: 0.5, 0.75 and 1 with hydrogen, 1, 1.5 "
+    "and 2 with other elements up to neon, otherwise 2, 3 and 4]",
 )
 @click.option(
     "--tolerance",
@@ -45,19 +48,20 @@ def tune(
     model: ModelReference,
     structure: str,
     temperature: float,
-    timestep: float | None,
+    steps: tuple[float, ...],
     tolerance: float,
     hydrogen_mass: float | None,
     minutes: float,
     seed: int,
     output: str | None,
 ) -> None:
-    """Measure how many inner steps (M) MODEL tolerates on STRUCTURE.
+    """Measure which timestep and how many inner steps (M) MODEL tolerates on STRUCTURE.
 
-    A run with the conservative force (M = 1) predicts the drift with M = 2 to 32, from
-    fast changes of the difference of the forces. The largest M with an acceptable one
-    is confirmed by a run from the same start. What is recommended becomes the default
-    of `dualforce md` and `dualforce inputs`, kept in MODEL.tuned.json.
+    A run with the conservative force (M = 1) and the shortest timestep predicts the
+    drift with each timestep and M = 2 to 32, from fast changes of the difference of the
+    forces, and how well each timestep by itself conserves energy. The fastest pair that
+    is acceptable is confirmed by a run from the same start. What is recommended becomes
+    the default of `dualforce md` and `dualforce inputs`, kept in MODEL.tuned.json.
     """
     if output is not None:
         _check_folder(Path(output))
@@ -65,9 +69,7 @@ def tune(
     check_structure(atoms)
     if hydrogen_mass is not None:
         repartition_hydrogen_mass(atoms, hydrogen_mass)
-    if timestep is None:
-        timestep = propose_timestep(atoms)
-        click.echo(f"Inner steps of {timestep:g} fs (--timestep)")
+    steps = steps or propose_timesteps(atoms)
     forces = model.load()
     with tqdm(total=100, unit="%", bar_format=_BAR, disable=None) as bar:
 
@@ -78,21 +80,19 @@ def tune(
         result = tune_inner_steps(
             forces,
             atoms,
-            timestep=timestep * units.fs,
+            timestep=[step * units.fs for step in steps],
             temperature_K=temperature,
             tolerance=tolerance,
             seconds=60.0 * minutes,
             seed=seed,
             progress=progress,
         )
-    click.echo(table(result))
-    click.echo(predictions(result))
-    click.echo(advice(result, tolerance))
+    click.echo(describe(result, tolerance))
     if result.recommended is not None:
         kept = remember(
             model,
             result.recommended,
-            timestep=timestep,
+            timestep=result.timestep_fs,
             temperature=temperature,
             hydrogen_mass=hydrogen_mass,
             correction=result.correction,
@@ -104,7 +104,7 @@ def tune(
             "model": str(model.model),
             "structure": structure,
             "temperature_K": temperature,
-            "timestep_fs": timestep,
+            "timesteps_fs": sorted(steps),
             "tolerance_meV_per_atom_per_ps": tolerance,
             "hydrogen_mass_u": hydrogen_mass,
         }

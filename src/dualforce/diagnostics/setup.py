@@ -8,8 +8,8 @@ import ase
 import numpy as np
 
 from ..forces import ForceSource
+from ..md.acceptance import TOLERANCE
 from ..md.preparation import fix_center_of_mass
-from ..md.tuning import TOLERANCE
 from .findings import Findings
 from .measure import Measure, NotApplicable
 

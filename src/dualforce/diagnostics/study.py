@@ -15,8 +15,8 @@ import ase
 import ase.io
 
 from ..forces import CalculatorForces, ForceSource, Model, load_forces
+from ..md.acceptance import TOLERANCE
 from ..md.structures import check_structure
-from ..md.tuning import TOLERANCE
 from .cache import Cache, hash_structures
 from .findings import DONE, FAILED, SKIPPED, Entry, Findings
 from .measure import Case, Measure, NotApplicable, Progress

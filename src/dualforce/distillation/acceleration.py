@@ -30,9 +30,11 @@ from ..forces import (
     split_name,
 )
 from ..md import RunFailedError
+from ..md.acceptance import TOLERANCE
 from ..md.structures import check_structure
 from ..md.thermostats import check_positive
-from ..md.tuning import TOLERANCE, Tuning, tune
+from ..md.timesteps import propose_timesteps
+from ..md.tuning import Tuning, tune
 from ..md.tuning_report import advice, write
 from .exploration import Exploration, explore
 from .labelling import FILE, LabelStore, label_frames, label_one
@@ -325,8 +327,8 @@ class _Work:
         return CombinedForces(self.teacher.forces, load_forces(self._last / STUDENT))
 
     def _check(self, plan: Plan, temperature: float) -> Check:
-        """Find the inner steps at a temperature."""
-        seconds = 60.0 * plan.check_minutes
+        """Find timestep and inner steps at a temperature."""
+        seconds, atoms = 60.0 * plan.check_minutes, self.frames[0]
         part = f"inner steps at {temperature:g} K"
 
         def report(task: str, share: float) -> None:
@@ -336,8 +338,8 @@ class _Work:
         try:
             result = tune(
                 self._pair(),
-                self.frames[0],
-                timestep=plan.timestep * units.fs,
+                atoms,
+                timestep=[step * units.fs for step in propose_timesteps(atoms)],
                 temperature_K=temperature,
                 tolerance=self.description["tolerance_meV_per_atom_per_ps"],
                 seconds=seconds,
@@ -348,12 +350,9 @@ class _Work:
             return Check(
                 temperature, plan.timestep, None, None, None, None, str(error), True
             )
-        settings: Dict[str, object] = {
-            "temperature_K": temperature,
-            "timestep_fs": plan.timestep,
-        }
+        settings: Dict[str, object] = {"temperature_K": temperature}
         write(result, self.folder / f"tune-{temperature:g}K", settings)
-        return _as_check(result, temperature, plan.timestep)
+        return _as_check(result, temperature)
 
     # ------------------------------------------------------------------------ result
 
@@ -503,17 +502,16 @@ def _follows(met: Exploration) -> bool:
     )
 
 
-def _as_check(result: Tuning, temperature: float, timestep: float) -> Check:
-    found = [c for c in result.candidates if c.n_inner == result.recommended]
+def _as_check(result: Tuning, temperature: float) -> Check:
     tested = result.candidates[1:]
-    first = result.candidates[0]
+    first, best = result.candidates[0], result.best
     return Check(
         temperature,
-        timestep,
+        result.timestep_fs,
         result.recommended,
-        found[0].drift[0] if found else None,
+        best.drift[0] if best else None,
         result.correction,
-        first.ms_per_step / found[0].ms_per_step if found else None,
+        first.ms_per_fs / best.ms_per_fs if best else None,
         advice(result),
         any(each.is_good or each.is_bad for each in tested) or first.is_bad,
     )

@@ -8,8 +8,9 @@ import ase
 import numpy as np
 import vesin
 
+from ..md.constant_energy import MIN_LENGTH_PS
 from ..md.timesteps import propose_timestep
-from ..md.tuning import FEW_STEPS, MIN_LENGTH_PS
+from ..md.tuning import FEW_STEPS
 from .sampling import FRAMES_PER_RUN, STUDENT_INNER
 
 
@@ -64,7 +65,7 @@ class Plan:
     teacher_seconds: float
     """Of an evaluation."""
     timestep: float
-    """In fs."""
+    """Of the sampling, in fs."""
     temperatures: List[float]
     """Of the runs, in K: those of the user, and one above."""
     rounds: List[Round]

@@ -1,5 +1,6 @@
 """What ``dualforce accelerate`` has found, and its report."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Check:
     correction: Optional[float]
     """RMS of conservative minus direct force there, in meV/Å."""
     speed: Optional[float]
-    """Relative to the teacher alone with the same step."""
+    """Relative to the teacher alone with the shortest timestep that was tried."""
     advice: str
     decided: bool
     """Whether the runs were long enough to tell."""
@@ -74,14 +75,17 @@ class Acceleration:
 
     @property
     def timestep(self) -> float:
-        """Inner step, in fs."""
-        return self.plan.timestep
+        """Inner step that holds at every temperature where more than one does, in fs;
+        that of the sampling where there is no such temperature."""
+        found = [check.timestep for check in self.checks if check.holds]
+        return min(found, default=self.plan.timestep)
 
     @property
     def n_inner(self) -> Optional[int]:
-        """Inner steps that hold at every temperature where any above one do."""
-        found = [c.n_inner for c in self.checks if c.holds and c.n_inner]
-        return min(found, default=None)
+        """Inner steps of that length that hold at every temperature where any above one
+        do."""
+        outer = [c.n_inner * c.timestep for c in self.checks if c.holds and c.n_inner]
+        return math.floor(min(outer) / self.timestep + 1e-6) if outer else None
 
     @property
     def temperature(self) -> Optional[float]:

@@ -16,17 +16,15 @@ from metatrain.utils.distributed.logging import is_main_process
 
 from ..forces import CombinedForces, ForceSource, load_forces
 from ..md import RunFailedError
+from ..md.acceptance import TOLERANCE
+from ..md.timesteps import propose_timesteps
 from ..md.tuning import tune
-from ..md.tuning_report import advice, predictions, table, write
+from ..md.tuning_report import describe, write
 from ..training.data import Frame
 from ..training.trainer import Trainer
 from .combine import combine_files
 from .dataset import labelled_dataset
 from .teacher import Teacher, load_teacher
-
-
-TIMESTEP, TOLERANCE = 0.5, 0.2
-"""Of the check: fs, meV/atom/ps."""
 
 
 class TeacherTraining:
@@ -128,7 +126,7 @@ def _check(
         result = tune(
             forces,
             atoms,
-            timestep=TIMESTEP * units.fs,
+            timestep=[step * units.fs for step in propose_timesteps(atoms)],
             temperature_K=options["check_temperature"],
             tolerance=TOLERANCE,
             seconds=60.0 * options["check_minutes"],
@@ -136,9 +134,7 @@ def _check(
     except (RunFailedError, FloatingPointError, KeyboardInterrupt) as error:
         logging.error(f"The check came to no end: {str(error) or 'interrupted'}")
         return
-    logging.info(
-        "\n".join(["", table(result), predictions(result), advice(result, TOLERANCE)])
-    )
+    logging.info("\n" + describe(result, TOLERANCE))
     tested = result.candidates[1:]
     if tested and tested[0].is_bad:
         logging.warning(
@@ -149,7 +145,6 @@ def _check(
     settings: Dict[str, object] = {
         "structure": "validation set, first frame",
         "temperature_K": options["check_temperature"],
-        "timestep_fs": TIMESTEP,
         "tolerance_meV_per_atom_per_ps": TOLERANCE,
     }
     written = write(result, folder, settings)

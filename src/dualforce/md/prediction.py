@@ -21,13 +21,14 @@ changes the density in phase space by what :math:`g \cdot v` has been before, di
     S(\omega) = \Delta t \sum_{m} \langle (g \cdot v)(0) \, (g \cdot v)(m \Delta t)
     \rangle \, e^{i \omega m \Delta t}
 
-in a unit of time, with :math:`S` from a run with conservative forces. What limits
-:math:`M` are thus fast parts of :math:`g`: a resonance of the outer step with
-vibrations, not the size of :math:`g` alone.
+in a unit of time, with :math:`S` from a run with conservative forces, whose own step
+may be shorter than :math:`\Delta t`. What limits :math:`M` are thus fast parts of
+:math:`g`: a resonance of the outer step with vibrations, not the size of :math:`g`
+alone.
 """
 
 from collections.abc import Sequence
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 from ase import units
@@ -74,31 +75,51 @@ class BothForcesVerlet(RespaVelocityVerlet):
 
 
 def predicted_drift(
-    power: Sequence[float], timestep: float, n_inner: int, temperature_K: float
+    power: Sequence[float],
+    spacing: float,
+    n_inner: int,
+    temperature_K: float,
+    *,
+    timestep: Optional[float] = None,
 ) -> Estimate:
     """Energy that a run with multiple time steps takes up.
 
     :param power: ``g . v`` at every step of a run with conservative forces, in eV over
         ASE's unit of time.
-    :param timestep: time between them, in ASE's unit of time.
+    :param spacing: time between them, in ASE's unit of time.
     :param n_inner: inner steps in an outer step.
     :param temperature_K: temperature of the run, in K.
+    :param timestep: inner step, by default ``spacing``. With a longer one, harmonics
+        above its own Nyquist frequency act as well; those above that of the run are
+        taken for nothing.
     :return: in eV over ASE's unit of time, with its standard error; NaN if the run is
         too short.
     """
     segment = _segment(len(power))
-    if RESOLUTION * n_inner > segment or not temperature_K > 0.0:
+    outer = n_inner * (timestep or spacing) / spacing
+    if RESOLUTION * outer > segment or not temperature_K > 0.0:
         return UNKNOWN
     frequencies, spectrum = _spectrum(np.asarray(power, dtype=float), segment)
     # Windows that overlap by half and fall off so fast are nearly independent.
     n_segments = _n_segments(len(power), segment)
-    harmonics = np.arange(1, n_inner) / n_inner
-    harmonics[harmonics >= 0.5] -= 1.0
-    values = timestep * np.interp(harmonics, frequencies, spectrum)
+    values = spacing * np.interp(_harmonics(n_inner, outer), frequencies, spectrum)
     factor = 0.5 / (units.kB * temperature_K)
-    # Harmonics k and M - k are the same number; those of different k are independent.
+    # Harmonics k and -k are the same number; those of different k are independent.
     error = np.sqrt(2.0 * (values**2).sum() / n_segments)
     return float(factor * values.sum()), float(factor * error)
+
+
+def _harmonics(n_inner: int, outer: float) -> Array:
+    """Frequencies of the outer step which those of the inner step lack, in units of the
+    step of the run.
+
+    :param outer: outer step, in steps of the run.
+    """
+    highest = int(0.5 * outer + 1e-6)
+    k = np.arange(-highest, highest + 1)
+    if abs(2.0 * highest - outer) < 1e-6:
+        k = k[:-1]  # the two ends are the same
+    return k[k % n_inner != 0] / outer
 
 
 def _segment(n_steps: int) -> int:

@@ -1,5 +1,7 @@
 """Which length of a step suits a structure."""
 
+from typing import Tuple
+
 import ase
 
 
@@ -21,3 +23,13 @@ def propose_timestep(atoms: ase.Atoms) -> float:
     if lightest < HYDROGEN:
         return 0.5
     return 1.0 if lightest < LIGHT else 2.0
+
+
+def propose_timesteps(atoms: ase.Atoms) -> Tuple[float, ...]:
+    """Steps among which ``dualforce tune`` chooses where the user names none, in fs:
+    :func:`propose_timestep`, half as much again, and twice as much.
+
+    :param atoms: the structure.
+    """
+    shortest = propose_timestep(atoms)
+    return shortest, 1.5 * shortest, 2.0 * shortest

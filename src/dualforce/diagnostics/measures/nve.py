@@ -9,17 +9,10 @@ import numpy as np
 from ase import units
 
 from ...forces import ForceSource
+from ...md.acceptance import is_drifting, judge, judge_all, largest_good
+from ...md.constant_energy import MAX_DRIFT, Candidate, ConstantEnergyRun
 from ...md.statistics import Estimate, difference
 from ...md.thermostats import check_positive
-from ...md.tuning import (
-    MAX_DRIFT,
-    Candidate,
-    ConstantEnergyRun,
-    is_drifting,
-    judge,
-    judge_all,
-    recommend,
-)
 from ..content import BAD, CAUTION, GOOD, Figure, Sentence
 from ..findings import CONSERVATIVE, DIRECT, MTS, Findings
 from ..measure import Case, Measure, NotApplicable, Progress, silent
@@ -161,8 +154,8 @@ def inner_steps(findings: Findings) -> Optional[int]:
         return findings.n_inner if findings.has_both else None
     others = [x.candidate for x in findings.of_type(NVERun) if x.kind == MTS]
     others.sort(key=lambda candidate: candidate.n_inner)
-    best = recommend(judge_all([control.candidate, *others], findings.tolerance))
-    return best if best is not None and best > 1 else None
+    best = largest_good(judge_all([control.candidate, *others], findings.tolerance))
+    return best.n_inner if best is not None and best.n_inner > 1 else None
 
 
 def is_undecided(findings: Findings) -> bool:
