@@ -32,11 +32,17 @@ ELSEWHERE = {"acetylacetone": "acetylacetone-600K.xyz", "3bpa": "3bpa-mixedT.xyz
 N_TRAIN = 450
 
 
-def train(folder: Path, frames: List[ase.Atoms], backbone: str, minutes: float) -> Path:
-    """Train with the default recipe, on one core."""
+def train_on(
+    folder: Path,
+    training: List[ase.Atoms],
+    validation: List[ase.Atoms],
+    backbone: str,
+    minutes: float,
+) -> Path:
+    """Train with the default recipe, on one core, in a new folder."""
     folder.mkdir(parents=True)
-    ase.io.write(folder / "train.xyz", frames[:N_TRAIN])
-    ase.io.write(folder / "validation.xyz", frames[N_TRAIN:])
+    ase.io.write(folder / "train.xyz", training)
+    ase.io.write(folder / "validation.xyz", validation)
     targets = {"energy": {"key": "energy", "unit": "eV"}}
     options: Dict[str, Any] = {
         "seed": 0,
@@ -138,8 +144,12 @@ def main() -> None:
     torch.set_num_threads(1)
     frames = ase.io.read(arguments.data / f"{arguments.system}-300K.xyz", ":")
     key = f"{arguments.system}/{arguments.backbone}/{arguments.minutes:05.1f}"
-    model = arguments.model or train(
-        arguments.work / key, frames, arguments.backbone, arguments.minutes
+    model = arguments.model or train_on(
+        arguments.work / key,
+        frames[:N_TRAIN],
+        frames[N_TRAIN:],
+        arguments.backbone,
+        arguments.minutes,
     )
     sets = {"frames 450-499": frames[N_TRAIN:]}
     sets |= by_temperature(arguments.data / ELSEWHERE[arguments.system])

@@ -1,12 +1,14 @@
 """Drift with multiple time steps: predicted by ``dualforce tune``, and measured.
 
     python benchmarks/prediction.py MODEL STRUCTURE LABEL [--reference 4] [--ps 10]
-        [--inner 4 5 6 8 10] [--hydrogen-mass 4]
+        [--inner 4 5 6 8 10] [--timestep 0.5] [--temperature 300] [--hydrogen-mass 4]
+        [--nve LABEL]
 
 The prediction comes from a run with conservative forces of ``--reference`` ps, the
 measurements from runs of ``--ps`` ps from the same start, on one core. Results are
 added under LABEL to ``docs/benchmarks/prediction.json``; table and plot are made of all
-that it holds. Started again, the command goes on with what is missing.
+that it holds. Started again, the command goes on with what is missing. With ``--nve``
+the measurements are those of ``benchmarks/nve.py`` under that label.
 """
 
 import argparse
@@ -32,27 +34,27 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 RESULTS = DOCS / "prediction.json"
-TIMESTEP = 0.5
-"""In fs."""
+SHOWN = 10
+"""Predictions up to so many inner steps are shown although nothing was measured."""
 FAILED = 1.0
 """In eV/atom: change of the energy that ends a run."""
 
 
-def predict(start: ase.Atoms, forces: Any, picoseconds: float) -> Dict[str, Any]:
+def predict(
+    start: ase.Atoms, timestep: float, forces: Any, picoseconds: float
+) -> Dict[str, Any]:
     """Predictions for all numbers of inner steps, and the drift of the run itself."""
-    run = ReferenceRun(start, TIMESTEP * units.fs, forces)
+    run = ReferenceRun(start, timestep, forces)
     run.advance(picoseconds * PICOSECOND)
     drifts = {str(n): run.predict(n) for n in CANDIDATES}
     return {"ps": picoseconds, "own": run.candidate().drift, "drifts": drifts}
 
 
 def measure(
-    start: ase.Atoms, forces: Any, n_inner: int, picoseconds: float
+    start: ase.Atoms, timestep: float, forces: Any, n_inner: int, picoseconds: float
 ) -> Dict[str, Any]:
     """Drift of a run with multiple time steps."""
-    run = ConstantEnergyRun(
-        start, TIMESTEP * units.fs, forces, n_inner, max_drift=FAILED
-    )
+    run = ConstantEnergyRun(start, timestep, forces, n_inner, max_drift=FAILED)
     run.advance(picoseconds * PICOSECOND)
     found = run.candidate()
     return {
@@ -63,24 +65,48 @@ def measure(
     }
 
 
+def measured_by_nve(label: str) -> Dict[str, Any]:
+    """Drifts of the runs of ``benchmarks/nve.py`` with multiple time steps, and that of
+    the conservative force."""
+    runs = json.loads((DOCS / "nve.json").read_text())[label]["runs"]
+    return {
+        str(run["n_inner"]): {
+            "drift": [run["drift"], run["drift_error"]],
+            "ps": run["picoseconds"],
+            "correction": 1000.0 * (run["correction"] or 0.0),
+            "failed": run["failure"] is not None,
+        }
+        for run in runs
+        if run["n_inner"] > 0
+    }
+
+
 def main() -> None:
     """Predict and measure what is missing, and write table and plot."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    entry = results.setdefault(arguments.label, {"measured": {}})
+    settings = {"timestep_fs": arguments.timestep, "K": arguments.temperature}
+    entry = results.setdefault(arguments.label, {**settings, "measured": {}})
     atoms = ase.io.read(arguments.structure)
     if arguments.hydrogen_mass is not None:
         repartition_hydrogen_mass(atoms, arguments.hydrogen_mass)
     forces = load_forces(arguments.model)
-    start = equilibrate(forces, atoms, TIMESTEP * units.fs, temperature_K=300.0)
+    timestep = arguments.timestep * units.fs
+    start = equilibrate(forces, atoms, timestep, temperature_K=arguments.temperature)
     if "predicted" not in entry:
-        entry["predicted"] = predict(start, forces, arguments.reference)
+        entry["predicted"] = predict(start, timestep, forces, arguments.reference)
         write(results)
+    if arguments.nve is not None:
+        entry["measured"] = measured_by_nve(arguments.nve)
+        entry["predicted"]["own"] = entry["measured"].pop("1")["drift"]
+        entry["source"] = "; the others are those of [another page](nve.md)"
+        write(results)
+        return
     for n_inner in arguments.inner:
         if str(n_inner) not in entry["measured"]:
             entry["measured"][str(n_inner)] = measure(
-                start, forces, n_inner, arguments.ps
+                start, timestep, forces, n_inner, arguments.ps
             )
             write(results)
 
@@ -94,7 +120,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reference", type=float, default=4.0)
     parser.add_argument("--ps", type=float, default=10.0)
     parser.add_argument("--inner", type=int, nargs="+", default=[4, 5, 6, 8, 10])
+    parser.add_argument("--timestep", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=300.0)
     parser.add_argument("--hydrogen-mass", type=float)
+    parser.add_argument("--nve", metavar="LABEL")
     return parser.parse_args()
 
 
@@ -110,11 +139,12 @@ def table(results: Dict[str, Any]) -> List[str]:
     lines = [
         "# Drift, predicted and measured",
         "",
-        "Drift with M inner steps of 0.5 fs beyond that of the conservative force, in "
-        "meV/atom/ps, at 300 K. Predicted from the spectrum of g·v (g: difference of "
+        "Drift with M inner steps beyond that of the conservative force, in "
+        "meV/atom/ps. Predicted from the spectrum of g·v (g: difference of "
         "the forces) along a run with conservative forces, as `dualforce tune` does; "
-        "measured in runs of the length given. `python benchmarks/prediction.py MODEL "
-        "STRUCTURE LABEL`.",
+        "measured in runs of the length given, where that was worth a run: a drift far "
+        "below the error of such runs cannot be seen. `python "
+        "benchmarks/prediction.py MODEL STRUCTURE LABEL`.",
     ]
     for label, entry in results.items():
         predicted = entry["predicted"]
@@ -122,33 +152,38 @@ def table(results: Dict[str, Any]) -> List[str]:
             "",
             f"## {label}",
             "",
-            f"Run with conservative forces: {predicted['ps']:g} ps.",
+            f"Inner steps of {entry['timestep_fs']:g} fs, {entry['K']:g} K; run with "
+            f"conservative forces: {predicted['ps']:g} ps{entry.get('source', '')}.",
             "",
             "| M | predicted | measured | ps | RMS f_C - f_D, meV/Å |",
             "|---|---|---|---|---|",
         ]
-        for n_inner, found in entry["measured"].items():
-            value, error = predicted["drifts"][n_inner]
-            drift, uncertainty = difference(found["drift"], predicted["own"])
-            end = ", ended early" if found["failed"] else ""
-            lines.append(
-                f"| {n_inner} | {value:.2g} ± {error:.1g} | {drift:.2g} ± "
-                f"{uncertainty:.1g} | {found['ps']:.1f}{end} | "
-                f"{found['correction']:.0f} |"
-            )
+        for n_inner, (value, error) in predicted["drifts"].items():
+            line = f"| {n_inner} | {value:.2g} ± {error:.1g} |"
+            found = entry["measured"].get(n_inner)
+            if found is None and int(n_inner) <= SHOWN:
+                lines.append(f"{line} | | |")
+            elif found is not None:
+                drift, uncertainty = difference(found["drift"], predicted["own"])
+                end = ", ended early" if found["failed"] else ""
+                lines.append(
+                    f"{line} {drift:.2g} ± {uncertainty:.1g} | "
+                    f"{found['ps']:.1f}{end} | {found['correction']:.0f} |"
+                )
     return [
         *lines,
         "",
         "![drift, predicted and measured](prediction.png)",
         "",
-        "*Measured drifts that are not positive are not drawn.*",
+        "*Open circles: measured drifts of less than twice their error. Those that are "
+        "not positive are not drawn.*",
     ]
 
 
 def plot(results: Dict[str, Any]) -> None:
     """Measured drifts over predicted ones."""
     figure, axes = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
-    for label, entry in results.items():
+    for index, (label, entry) in enumerate(results.items()):
         drifts = entry["predicted"]["drifts"]
         own = entry["predicted"]["own"]
         rows = [
@@ -156,14 +191,11 @@ def plot(results: Dict[str, Any]) -> None:
             for n, found in entry["measured"].items()
             if found["drift"][0] > 0.0
         ]
-        axes.errorbar(
-            [x[0] for x, _, _ in rows],
-            [y[0] for _, y, _ in rows],
-            [y[1] for _, y, _ in rows],
-            [x[1] for x, _, _ in rows],
-            fmt="o",
-            label=label,
-        )
+        color = f"C{index}"
+        axes.plot([], [], "o", color=color, label=label)
+        for x, y, _ in rows:
+            face = color if y[0] > 2.0 * y[1] else "white"
+            axes.errorbar(x[0], y[0], y[1], x[1], "o", color=color, mfc=face)
         for x, y, n in rows:
             axes.annotate(f" {n}", (x[0], y[0]), fontsize=7, va="bottom")
     limits = (1e-3, 1e2)
