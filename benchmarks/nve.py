@@ -32,7 +32,7 @@ from dualforce.md import (
     RunFailedError,
     repartition_hydrogen_mass,
 )
-from dualforce.md.statistics import slope_with_error
+from dualforce.md.statistics import mean_with_error, slope_with_error
 
 
 matplotlib.use("Agg")
@@ -59,8 +59,8 @@ def run(
 ) -> Dict[str, Any]:
     """One run.
 
-    :return: times in ps, conserved energy in eV/atom and temperature in K, and what
-        ended the run, if something did.
+    :return: times in ps, conserved energy in eV/atom and temperature in K, the latter
+        also by element, and what ended the run, if something did.
     """
     torch.set_num_threads(1)
     forces = MetatomicForces(model)
@@ -75,6 +75,7 @@ def run(
     )
     samples: List[Tuple[float, float, float]] = []
     corrections: List[float] = []
+    elements: Dict[str, List[float]] = {symbol: [] for symbol in set(atoms.symbols)}
 
     def sample() -> None:
         energy = dynamics.conserved
@@ -83,6 +84,8 @@ def run(
             energy += potential or 0.0
         time = dynamics.get_time() / (1e3 * units.fs)
         samples.append((time, energy / len(atoms), atoms.get_temperature()))
+        for symbol, temperatures in elements.items():
+            temperatures.append(atoms[atoms.symbols == symbol].get_temperature())
         if dynamics.point.correction is not None:
             corrections.append(dynamics.point.correction)
 
@@ -98,6 +101,7 @@ def run(
         "n_inner": n_inner,
         "samples": samples,
         "failure": failure,
+        "elements": elements,
         "correction": float(np.mean(corrections)) if corrections else None,
     }
 
@@ -143,6 +147,10 @@ def summary(result: Dict[str, Any]) -> Dict[str, Any]:
         "heating_error": heating_error,
         "correction": result["correction"],
         "failure": result["failure"],
+        "elements": {
+            symbol: mean_with_error(temperatures)
+            for symbol, temperatures in sorted(result["elements"].items())
+        },
         "curve": [
             times[::25].tolist(),
             (1e3 * (energies - energies[0]))[::25].tolist(),
@@ -160,6 +168,21 @@ def difference(runs: List[Dict[str, Any]]) -> str:
         f"; conservative and direct force differ by {1e3 * least['correction']:.0f} "
         f"meV/Å (RMS, M = {least['n_inner']})"
     )
+
+
+def temperatures(runs: List[Dict[str, Any]]) -> List[str]:
+    """Lines with the mean temperature of each element in each run; none where that was
+    not recorded."""
+    return [
+        f"\n{name_of(run_['n_inner'])}, means over the run: "
+        + ", ".join(
+            f"{symbol} at {mean:.1f} ± {error:.1f} K"
+            for symbol, (mean, error) in run_["elements"].items()
+        )
+        + "."
+        for run_ in sorted(runs, key=_order)
+        if "elements" in run_
+    ]
 
 
 def name_of(n_inner: int) -> str:
@@ -194,18 +217,17 @@ def write_table(results: Dict[str, Any]) -> None:
             "| run | ps | drift, meV/atom/ps | heating, K/ps | ended |",
             "|---|---|---|---|---|",
         ]
-        # direct forces alone come last
-        for run_ in sorted(
-            entry["runs"], key=lambda r: (not r["n_inner"], r["n_inner"])
-        ):
+        for run_ in sorted(entry["runs"], key=_order):
             failure = "early" if run_["failure"] else "as planned"
             lines.append(
                 f"| {name_of(run_['n_inner'])} | {run_['picoseconds']:.1f} "
                 f"| {run_['drift']:.3f} ± {run_['drift_error']:.3f} "
-                f"| {run_['heating']:.2f} ± {run_['heating_error']:.2f} | {failure} |"
+                f"| {run_['heating']:.2f} ± {run_['heating_error']:.2f} "
+                f"| {failure} |"
             )
             n_inner = run_["n_inner"]
             axis.plot(*run_["curve"], color=COLORS[n_inner], label=name_of(n_inner))
+        lines += temperatures(entry["runs"])
         axis.set(title=label, xlabel="time, ps", yscale="symlog")
         axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("conserved energy, meV/atom")
