@@ -25,6 +25,7 @@ from torch import Tensor
 from train_helpers import clusters, options, prepare, write
 
 from dualforce.forces import MetatomicForces
+from dualforce.nn.ace import LIMIT
 from dualforce.nn.painn import NodeFeatures, limited
 from dualforce.nn.repulsion import Core, WallRepulsion, solve_core, walled_pair
 from dualforce.nn.wall import COINCIDENT, Wall, saturated_lengths
@@ -330,6 +331,22 @@ def test_features_have_limits() -> None:
     few = NodeFeatures(s[1000:1100], v[:, :1].unsqueeze(0))
     assert limited(few, limits).scalars is few.scalars
     assert limited(few, limits).vectors is few.vectors
+
+
+def test_features_of_ace_have_limits() -> None:
+    """However large what densities make of them, direct forces do not grow further."""
+    atoms = random_cell(n_atoms=14, seed=1)
+    found = []
+    for factor in (1e3, 1e6):
+        model = make_model("ace")  # its features are sums over atoms here
+        for layer in model.backbone.layers:
+            with torch.no_grad():
+                layer.update.weight.mul_(factor)
+        found.append(predict(model, atoms, names=[FORCE])[FORCE].abs().max())
+        assert found[-1] < LARGEST
+        features = predict(model, atoms, names=["feature"])["feature"]
+        assert features.abs().max() <= 1.5 * LIMIT * len(atoms)
+    assert 0.2 < found[1] / found[0] < 5.0
 
 
 def test_random_elements_stay_bounded() -> None:

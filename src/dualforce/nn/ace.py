@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from .edge_forces import EdgeForceHead, EdgeForces, EdgeStressHead
 from .harmonics import Harmonics, degrees, traceless_matrices
-from .heads import DIRECT_HEADS, NodeFeatures, make_head, mlp, radial_filters
+from .heads import (
+    DIRECT_HEADS,
+    NodeFeatures,
+    limited_scalars,
+    make_head,
+    mlp,
+    radial_filters,
+)
 from .hypers import ACEHypers
 from .layered import LayeredBackbone
 from .neighbors import (
@@ -29,6 +36,10 @@ from .radial import RadialBasis, wave_damping
 
 SOFTENING = 0.02
 """Densities, of order one, are bounded by the inverse root of this."""
+
+LIMIT = 8.0
+"""Scalars up to which they are what they are. In data they stay below 4; products of
+densities reach hundreds in structures unlike any data."""
 
 MAX_SPECIES = 8
 """With so many elements or fewer the sums of the first layer are taken for each of
@@ -132,11 +143,13 @@ class Layer(nn.Module):
     """
 
     degrees: Tensor
+    limit: Tensor
 
     def __init__(
         self, n_channels: int, n_radial: int, l_max: int, n_neighbors: float
     ) -> None:
         super().__init__()
+        self.register_buffer("limit", torch.tensor(LIMIT), persistent=False)
         self.scale = n_neighbors**-0.5
         self.register_buffer("degrees", torch.tensor(degrees(l_max)), persistent=False)
         self.values = nn.Linear(n_channels, n_channels)
@@ -204,7 +217,7 @@ class Layer(nn.Module):
         products = self.products(density, gates.transpose(0, 1))
         scalars = self.update(torch.cat([scalars] + products.scalars, dim=-1))
         scalars = scalars + self.residual(scalars)
-        return NodeFeatures(scalars, products.density)
+        return NodeFeatures(limited_scalars(scalars, self.limit), products.density)
 
 
 class GatedHead(nn.Module):

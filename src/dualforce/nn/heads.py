@@ -18,6 +18,24 @@ class NodeFeatures(NamedTuple):
     ``[n_angular, n_atoms, n_channels]``."""
 
 
+def limited_scalars(scalars: Tensor, limit: Tensor) -> Tensor:
+    r"""Scalars that do not exceed one and a half times their limit.
+
+    An absolute value :math:`s > l` becomes :math:`l + h \tanh((s - l) / h)` with
+    :math:`h = l / 2`: two derivatives are continuous. If none is above the limit, they
+    are returned unchanged.
+
+    :param scalars: of any shape.
+    :param limit: shape ``[]``.
+    """
+    if not bool((scalars.detach().abs() > limit).any()):
+        return scalars
+    limit = limit.to(scalars.dtype)
+    excess = (scalars.abs() - limit).clamp(min=0.0)
+    bent = 0.5 * limit * torch.tanh(2.0 * excess / limit)
+    return scalars + torch.sign(scalars) * (bent - excess)
+
+
 def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     """Two linear maps with an activation between."""
     return nn.Sequential(

@@ -10,7 +10,7 @@ from typing import Dict, List
 import torch
 from torch import Tensor, nn
 
-from .heads import NodeFeatures, make_head, mlp, radial_filters
+from .heads import NodeFeatures, limited_scalars, make_head, mlp, radial_filters
 from .hypers import PaiNNHypers
 from .layered import LayeredBackbone
 from .neighbors import EdgeRows, make_rows, neighbor_sums
@@ -27,21 +27,14 @@ structures unlike any data."""
 
 
 def limited(x: NodeFeatures, limits: Tensor) -> NodeFeatures:
-    r"""Features that do not exceed one and a half times their limits.
-
-    A scalar, or the length of a vector, :math:`s > l` becomes :math:`l + h \tanh((s -
-    l) / h)` with :math:`h = l / 2`: two derivatives are continuous. Features below
-    their limits are returned unchanged.
+    """Features that do not exceed one and a half times their limits: scalars, and
+    lengths of vectors, as in :func:`.heads.limited_scalars`. Features below their
+    limits are returned unchanged.
 
     :param x: features.
     :param limits: of scalars and of vectors, shape ``[2]``.
     """
-    scalars, vectors = x.scalars, x.vectors
-    if bool((scalars.detach().abs() > limits[0]).any()):
-        limit = limits[0].to(scalars.dtype)
-        excess = (scalars.abs() - limit).clamp(min=0.0)
-        bent = 0.5 * limit * torch.tanh(2.0 * excess / limit)
-        scalars = scalars + torch.sign(scalars) * (bent - excess)
+    scalars, vectors = limited_scalars(x.scalars, limits[0]), x.vectors
     squares = (vectors * vectors).detach().sum(1)
     if bool((squares > limits[1] * limits[1]).any()):
         limit = limits[1].to(vectors.dtype)
