@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from helpers import ENERGY, FORCE, energy_info, make_model, random_cell
+from helpers import ENERGY, FORCE, STRESS, energy_info, make_model, random_cell
 from metatensor.torch import Labels, TensorMap
 from metatomic.torch import (
     AtomisticModel,
@@ -304,9 +304,34 @@ def test_variants(paths: Dict[str, str]) -> None:
     results = [MetatomicForces(paths["variants"], variant=v).both(atoms) for v in "ab"]
     for first, second in zip(*results, strict=True):
         assert np.abs(first.forces - second.forces).max() > 1e-6
-    for variant in (None, "c"):
-        with pytest.raises(ValueError, match="variant"):
+    for variant, message in (
+        (None, "several variants of 'energy': a, b; name one of them"),
+        ("c", "no variant 'c' of its energy; it has a, b"),
+    ):
+        with pytest.raises(ValueError, match=message):
             MetatomicForces(paths["variants"], variant=variant)
+
+
+def test_variants_without_direct_forces() -> None:
+    """Some variants of an energy have a direct force or stress, others none."""
+    model = make_model(info=energy_info(("energy/a", "energy/b", "energy/c")))
+    exported = model.export()
+    capabilities = exported.capabilities()
+    capabilities.outputs = {
+        name: output
+        for name, output in capabilities.outputs.items()
+        if name not in (f"{FORCE}/b", f"{FORCE}s/b", f"{STRESS}/a", f"{STRESS}/b")
+    }
+    cut = AtomisticModel(exported.module, exported.metadata(), capabilities)
+    atoms = random_cell(6, 5.0)
+    forces = {v: MetatomicForces(cut, variant=v) for v in "abc"}
+    assert [forces[v].has_direct for v in "abc"] == [True, False, True]
+    assert [forces[v].has_direct_stress for v in "abc"] == [False, False, True]
+    whole = MetatomicForces(exported, variant="b")
+    found, expected = forces["b"].conservative(atoms), whole.conservative(atoms)
+    np.testing.assert_allclose(found.forces, expected.forces, **CLOSE)
+    with pytest.raises(MissingForceError, match="non_conservative_force/a"):
+        forces["b"].direct(atoms)
 
 
 def test_unknown_elements(paths: Dict[str, str]) -> None:

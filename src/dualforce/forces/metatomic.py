@@ -140,11 +140,32 @@ class MetatomicForces(ForceSource):
             )
 
     def _find(self, names: Tuple[str, ...], variant: Optional[str]) -> Optional[str]:
-        """Full name of the first output that the model has, or none."""
+        """Full name of the first output that the model has, or none: a variant of the
+        energy need not have direct forces or stresses."""
         for name in names:
-            if any(key.partition("/")[0] == name for key in self.outputs):
-                return str(pick_output(name, self.outputs, variant))
+            variants = [
+                key.partition("/")[2]
+                for key in sorted(self.outputs)
+                if key.partition("/")[0] == name
+            ]
+            if variant in variants:
+                return f"{name}/{variant}"
+            if variant is not None and variants and name == "energy":
+                raise ValueError(
+                    f"{self.name} has no variant '{variant}' of its energy; it has "
+                    f"{', '.join(filter(None, variants)) or 'none'}"
+                )
+            if variants and variant is None:
+                return self._find_default(name, variants)
         return None
+
+    def _find_default(self, name: str, variants: List[str]) -> str:
+        if len(variants) > 1 and "" not in variants:
+            raise ValueError(
+                f"{self.name} has several variants of '{name}': {', '.join(variants)}; "
+                "name one of them (`variant`, on the command line --variant)"
+            )
+        return str(pick_output(name, self.outputs, None))
 
     def _listed_outputs(self) -> str:
         return ", ".join(sorted(self.outputs)) or "no outputs"
