@@ -140,7 +140,8 @@ def test_new_heads_of_pet_are_untrained_and_scaled(pet: Path, tmp_path: Path) ->
     model = _opened(pet)
     assert model.fitted == ["energy"]
     inherited = model.calibrations["energy"].scale.clone()
-    _, trainer, dataset = prepare(options(data, STAY))
+    fresh, trainer, dataset = prepare(options(data, STAY))
+    model.restart(fresh.dataset_info)
     trainer.train(model, F64, CPU, [dataset], [dataset], str(tmp_path))
     forces = np.concatenate([atoms.arrays["forces"] for atoms in clusters(6)])
     rms = float(np.sqrt(np.mean(forces**2)))
@@ -168,6 +169,47 @@ def test_direct_head_of_pet_is_kept(tmp_path: Path) -> None:
     heads = [name for name in inner if "non_conservative_force" in name]
     assert heads
     assert all(torch.equal(inner[name], own[name]) for name in heads)
+
+
+def test_variants_of_pet(tmp_path: Path) -> None:
+    """Data for one variant train its energy and its direct force; the others stay, and
+    get no heads."""
+    data = write(tmp_path / "a.xyz", clusters(6))
+    given = options(data, model=PET)
+    given["architecture"]["name"] = "pet"
+    given["architecture"]["training"] = {"num_epochs": 1, "batch_size": 2}
+    energy = given["training_set"]["targets"].pop("energy")
+    energy |= {"key": "energy", "forces": {"key": "forces"}}
+    direct = {
+        "key": "forces",
+        "sample_kind": "atom",
+        "type": {"cartesian": {"rank": 1}},
+        "unit": "eV/angstrom",
+    }
+    given["training_set"]["targets"] = {
+        f"{name}/{variant}": target
+        for variant in "ab"
+        for name, target in (("energy", energy), ("non_conservative_force", direct))
+    }
+    run_cli(tmp_path, given, output=tmp_path / "pet.pt")
+    tune = {"finetune": {"read_from": str(tmp_path / "pet.ckpt")}, "num_epochs": 2}
+    given = options(data, tune)
+    del given["architecture"]["model"]
+    given["training_set"]["targets"] = {"energy/a": energy}
+    run_cli(tmp_path, given, output=tmp_path / "tuned.pt")
+    start = _opened(tmp_path / "pet.ckpt").backbone.model.state_dict()
+    tuned = DualForce.load_checkpoint(_load(tmp_path / "tuned.ckpt"), "export")
+    assert {name for name in tuned.targets if name.endswith("b")} == {
+        "energy/b",
+        "non_conservative_force/b",
+    }
+    changed = {
+        part
+        for name, values in tuned.backbone.model.state_dict().items()
+        for part in ("energy/a", "energy/b", "force/a", "force/b")
+        if f"{part}." in name and not torch.equal(values, start[name].to(values))
+    }
+    assert changed == {"energy/a", "force/a"}
 
 
 def test_data_with_new_types_are_refused(pet: Path, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from typing import Any, Dict, List, cast
 
 import torch
+from metatensor.torch import TensorBlock, TensorMap
 from metatrain.utils.abc import ModelInterface
 from metatrain.utils.architectures import get_default_hypers
-from metatrain.utils.data import DatasetInfo
+from metatrain.utils.data import DatasetInfo, TargetInfo
 
 from ..nn.metatrain import NAMES, MetatrainBackbone
 from ..training.model import NAME, DualForce
@@ -55,6 +56,15 @@ def _load_weights(backbone: MetatrainBackbone, source: Any, new: List[str]) -> N
     backbone.model.load_state_dict({**own, **weights})
 
 
+def _without_gradients(info: TargetInfo) -> TargetInfo:
+    """A target whose gradients are not labelled: direct heads that it has not got are
+    then made for the targets of the new data only."""
+    block = info.layout.block()
+    values = TensorBlock(block.values, block.samples, block.components, block.properties)
+    layout = TensorMap(info.layout.keys, [values])
+    return TargetInfo(layout, info.quantity, info.unit, info.description)
+
+
 def from_metatrain_checkpoint(source: ModelInterface, name: str) -> DualForce:
     """Make the network of a metatrain model the backbone of a new model.
 
@@ -71,7 +81,7 @@ def from_metatrain_checkpoint(source: ModelInterface, name: str) -> DualForce:
     hypers[name] = {**source.hypers, "zbl": False}
     hypers["zbl"] = bool(source.hypers.get("zbl", False))
     kept = {
-        target: info
+        target: _without_gradients(info)
         for target, info in source.dataset_info.targets.items()
         if info.quantity == "energy" or target.startswith("non_conservative_force")
     }

@@ -395,6 +395,10 @@ class DualForce(ModelInterface[ModelHypers]):
             defaults = get_default_hypers(NAME)["model"]
             raise_if_hypers_mismatch(self.hypers, model_hypers, default_hypers=defaults)
         merged = self.dataset_info.union(dataset_info)
+        for energy in energy_targets(dataset_info, self.hypers["forces"]):
+            for direct in energy.derived:
+                # Earlier data may have declared it; in these it is that of the energy.
+                merged.targets.pop(direct, None)
         unknown = sorted(set(merged.atomic_types) - set(self.atomic_types))
         if unknown:
             raise ValueError(
@@ -404,6 +408,7 @@ class DualForce(ModelInterface[ModelHypers]):
             )
         self.dataset_info = merged
         self._add_targets()
+        self.backbone.to(dtype=self.network_dtype())  # new heads too
         return self
 
     @torch.jit.unused
