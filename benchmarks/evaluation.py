@@ -57,7 +57,10 @@ MODELS: Dict[str, Dict[str, Any]] = {
 
 
 def water(copies: int) -> Atoms:
-    """A box of 64 molecules with random orientations, repeated along the last axis."""
+    """A box of 64 molecules with random orientations, repeated along all axes.
+
+    :param copies: how many boxes, the cube of an integer.
+    """
     rng = np.random.default_rng(0)
     edge, n = 12.42, 4
     box = Atoms(cell=[edge] * 3, pbc=True)
@@ -67,8 +70,7 @@ def water(copies: int) -> Atoms:
         one.positions += (np.array([x, y, z]) + 0.5) * edge / n - one.positions[0]
         box += one
     box.positions += rng.normal(scale=0.05, size=box.positions.shape)
-    repeats = {1: (1, 1, 1), 8: (2, 2, 2), 64: (4, 4, 4)}[copies]
-    return box.repeat(repeats)
+    return box.repeat(round(copies ** (1 / 3)))
 
 
 def export(name: str, folder: Path) -> Path:

@@ -166,29 +166,41 @@ def batches(trainer: training.Trainer, size: int) -> Iterator[List[int]]:
             yield order[start : start + size]
 
 
-def measure(
-    trainer: training.Trainer, clock: Clock, fraction: float, given: argparse.Namespace
-) -> Dict[str, float]:
-    """Mean milliseconds of the parts of a step, over the steps after the warm-up."""
+def take_steps(
+    trainer: training.Trainer, fraction: float, batch: int
+) -> Iterator[None]:
+    """Steps without end, one for each item.
+
+    :param fraction: share of frames with backpropagated forces.
+    :param batch: frames in a batch.
+    """
     hypers = {**trainer.hypers, "num_epochs": 1, "conservative_fraction": fraction}
     stage = make_stages(hypers, trainer.model.hypers)[0]
     terms = [training.weight_in_stage(t, stage, trainer.model) for t in trainer.terms]
     terms = [term for term in terms if term.weight > 0.0]
     trainer.progress = training.Progress(seed=0)
-    clock.steps.clear()
     generator = torch.Generator().manual_seed(0)
-    source = batches(trainer, given.batch)
-    for _ in range(given.warmup + given.steps):
-        clock.start_step()
-        indices = next(source)
+    for indices in batches(trainer, batch):
         taken = [trainer.train_frames[i] for i in indices]
         frames = trainer._frames_of_step([indices], taken, generator)
         trainer._step(frames, stage, terms)
         trainer.progress.frames_in_stage += len(frames)
-    steps = clock.steps[given.warmup :]
-    parts = dict.fromkeys(name for step in steps for name in step)
+        yield
+
+
+def measure(
+    trainer: training.Trainer, clock: Clock, fraction: float, given: argparse.Namespace
+) -> Dict[str, float]:
+    """Mean milliseconds of the parts of a step, over the steps after the warm-up."""
+    clock.steps.clear()
+    steps = take_steps(trainer, fraction, given.batch)
+    for _ in range(given.warmup + given.steps):
+        clock.start_step()
+        next(steps)
+    timed = clock.steps[given.warmup :]
+    parts = dict.fromkeys(name for step in timed for name in step)
     # means: with a fraction below one, steps differ in what they do
-    return {p: 1e3 * statistics.fmean(s.get(p, 0.0) for s in steps) for p in parts}
+    return {p: 1e3 * statistics.fmean(s.get(p, 0.0) for s in timed) for p in parts}
 
 
 def table(columns: Dict[float, Dict[str, float]]) -> str:
