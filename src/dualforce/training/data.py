@@ -488,6 +488,14 @@ def _join_labels(
     return labels, rows
 
 
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; on a GPU it arrives while the CPU goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # Only copies from pinned memory do not wait.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def collate(
     frames: List[Frame],
     per_atom: Collection[str],
@@ -519,8 +527,8 @@ def collate(
     )
     labels, rows = _join_labels(frames, per_atom, dtype)
     return Batch(
-        graph=Graph(*(tensor.to(device) for tensor in graph)),
-        n_atoms=n_atoms.to(device),
-        labels={name: values.to(device) for name, values in labels.items()},
-        rows={name: indices.to(device) for name, indices in rows.items()},
+        graph=Graph(*(_to(tensor, device) for tensor in graph)),
+        n_atoms=_to(n_atoms, device),
+        labels={name: _to(values, device) for name, values in labels.items()},
+        rows={name: _to(indices, device) for name, indices in rows.items()},
     )
