@@ -60,7 +60,9 @@ def _without_gradients(info: TargetInfo) -> TargetInfo:
     """A target whose gradients are not labelled: direct heads that it has not got are
     then made for the targets of the new data only."""
     block = info.layout.block()
-    values = TensorBlock(block.values, block.samples, block.components, block.properties)
+    values = TensorBlock(
+        block.values, block.samples, block.components, block.properties
+    )
     layout = TensorMap(info.layout.keys, [values])
     return TargetInfo(layout, info.quantity, info.unit, info.description)
 
