@@ -1,5 +1,6 @@
 """Batches of frames and of atoms: what is in them, and that runs repeat."""
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any, Dict, List
@@ -11,7 +12,7 @@ from ase import Atoms
 from train_helpers import CPU, clusters, message_of, options, prepare, train, write
 
 from dualforce.training import trainer as trainer_module
-from dualforce.training.batches import BatchRule, EpochPlan, in_turn
+from dualforce.training.batches import BatchRule, EpochPlan, StepFrames, in_turn
 from dualforce.training.model import DualForce
 from dualforce.training.trainer import Trainer
 
@@ -101,6 +102,19 @@ def _mixture() -> List[Atoms]:
     """Frames of 3 to 12 atoms."""
     frames = [a for n in (1, 2, 4) for a in clusters(6, n_molecules=n)]
     return [frames[i] for i in np.random.default_rng(1).permutation(len(frames))]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_chance_of_a_label(count: int) -> None:
+    """It is the share of all choices of frames, counted one by one."""
+    elements = torch.tensor([[9, 0], [0, 6], [9, 6], [9, 0], [0, 0]])
+    step = StepFrames([None] * 5, ["a", "b"], elements.double())
+    choices = list(itertools.combinations(range(4), min(count, 4)))
+    for name, own in (("a", {0, 2, 3}), ("b", {1, 2})):
+        expected = np.mean([bool(own & set(choice)) for choice in choices])
+        found = step.chance(name, ["a", "b"], count)
+        assert found == pytest.approx(expected, rel=1e-14)
+        assert step.chance(name, [name], count) == 1.0
 
 
 def test_equal_frames_are_batched_as_by_number(tmp_path: Path) -> None:

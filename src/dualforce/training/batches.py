@@ -5,6 +5,7 @@ packed greedily, in the order of the epoch, as long as their atoms fit. The batc
 all processes are one step of the optimiser.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple
@@ -176,6 +177,20 @@ class StepFrames:
         columns = [index for index, name in enumerate(self.names) if name in labels]
         lacks = (self.elements[:, columns] == 0).all(1).tolist()
         return sorted(range(len(self)), key=lambda place: lacks[place])
+
+    def chance(self, name: str, labels: Collection[str], count: int) -> float:
+        """Chance that a label is in some frames drawn from those with any of several
+        labels: a term that is in fewer steps must count more in these.
+
+        :param name: name of the label, one of ``labels``.
+        :param labels: names of labels.
+        :param count: how many frames are drawn, at least 1.
+        """
+        columns = [index for index, each in enumerate(self.names) if each in labels]
+        n_frames = int((self.elements[:, columns] > 0).any(1).sum())
+        own = int((self.elements[:, self.names.index(name)] > 0).sum())
+        count = min(count, n_frames)
+        return 1.0 - math.comb(n_frames - own, count) / math.comb(n_frames, count)
 
     def here(self, places: Sequence[int]) -> List[Frame]:
         """The frames at these places that this process evaluates, those without labels

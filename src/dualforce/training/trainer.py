@@ -436,7 +436,12 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 term.name: frames.count(term.name, pools[term.conservative])
                 for term in chosen
             }
-            loss = self._loss(mine, counts, chosen, compensation)
+            factors = {
+                term.name: compensation / frames.chance(term.name, labels, count)
+                for term in chosen
+                if term.conservative and counts[term.name]
+            }
+            loss = self._loss(mine, counts, chosen, factors)
             if loss.requires_grad:
                 # Not those of positions: second derivatives that nobody needs.
                 loss.backward(inputs=self._trained_parameters())
@@ -507,7 +512,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         mine: List[Frame],
         counts: Mapping[str, int],
         terms: List[Term],
-        compensation: float,
+        factors: Mapping[str, float],
     ) -> Tensor:
         """Share of the loss of a batch that some of its frames contribute.
 
@@ -515,7 +520,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         :param counts: numbers of each label in all frames that are compared with it, of
             all processes.
         :param terms: terms to evaluate.
-        :param compensation: factor on conservative terms.
+        :param factors: factors on conservative terms that not all frames see.
         """
         predictions, batch = self._predict(self.model.backbone, mine, terms, True)
         total = torch.zeros(1, device=self.processes.device)
@@ -523,7 +528,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             if term.name not in batch.labels:
                 continue
             difference = errors(term, predictions, batch) / term.spread
-            weight = term.weight * (compensation if term.conservative else 1.0)
+            weight = term.weight * factors.get(term.name, 1.0)
             total = total + weight * term.penalty(difference) / counts[term.name]
         return total
 
