@@ -1,6 +1,7 @@
 """The choice of the number of inner steps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -205,6 +206,16 @@ def test_next_candidate() -> None:
     ):
         found = next_candidate(predicted(0.5, n_inner), verdict, pairs)
         assert (found and found.n_inner) == expected
+
+
+def test_next_candidate_promises_more() -> None:
+    """After an undecided run, one with a third of its drift; the next if none has."""
+    drifts = {8: 0.05, 6: 0.047, 5: 0.013, 4: 0.0007}
+    pairs = [replace(predicted(0.5, n), drift=(x, 0.0)) for n, x in drifts.items()]
+    for index, expected in ((0, 5), (1, 5), (2, 4)):
+        found = next_candidate(pairs[index], "unclear", pairs)
+        assert found is not None and found.n_inner == expected
+    assert next_candidate(pairs[0], "unclear", pairs[:2]) == pairs[1]
 
 
 def test_next_candidate_of_several_timesteps() -> None:

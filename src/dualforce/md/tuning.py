@@ -131,6 +131,8 @@ def next_candidate(
 ) -> Optional[Prediction]:
     """What to try after a run that is not good: the fastest with a shorter outer step.
 
+    A run that is undecided would be followed by another one if the next pair promised
+    about the same: its predicted drift must be a third or less, if there is such a one.
     A run that is bad, not only undecided, means that the prediction has failed (the
     direct force is too different for linear response): then the outer step is half as
     long or shorter.
@@ -143,7 +145,8 @@ def next_candidate(
     longest = failed.outer_step_fs * (1.0 if verdict == "unclear" else 0.5)
     margin = 1e-6 if verdict == "unclear" else -1e-6
     shorter = [c for c in candidates if c.outer_step_fs < longest - margin]
-    return _fastest(shorter)
+    quieter = [c for c in shorter if c.drift[0] <= failed.drift[0] / 3.0]
+    return _fastest(quieter if verdict == "unclear" and quieter else shorter)
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Optional[Prediction]:
