@@ -212,6 +212,30 @@ def test_variants_of_pet(tmp_path: Path) -> None:
     assert changed == {"energy/a", "force/a"}
 
 
+def test_direct_head_in_another_unit(tmp_path: Path) -> None:
+    """Forces of an energy in eV do not train a head that predicts in other units."""
+    data = write(tmp_path / "a.xyz", clusters(6))
+    given = options(data, model=PET)
+    direct = {
+        "key": "forces",
+        "sample_kind": "atom",
+        "type": {"cartesian": {"rank": 1}},
+        "unit": "kcal/mol/angstrom",
+    }
+    given["training_set"]["targets"]["energy"]["unit"] = "eV"
+    given["training_set"]["targets"]["non_conservative_force"] = direct
+    given["architecture"] |= {
+        "name": "pet",
+        "training": {"num_epochs": 1, "batch_size": 2},
+    }
+    run_cli(tmp_path, given, output=tmp_path / "pet.pt")
+    given = options(data, {"finetune": {"read_from": str(tmp_path / "pet.ckpt")}})
+    given["training_set"]["targets"]["energy"]["unit"] = "eV"
+    del given["architecture"]["model"]
+    message = message_of(lambda: run_cli(tmp_path, given, output=tmp_path / "new.pt"))
+    assert "predicts 'non_conservative_force' in kcal/mol/angstrom, and" in message
+
+
 def test_data_with_new_types_are_refused(pet: Path, tmp_path: Path) -> None:
     """A network knows the types it was made for."""
     frames = clusters(4)

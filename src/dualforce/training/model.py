@@ -34,6 +34,7 @@ from .targets import (
     FORCE,
     FORCES_GRADIENT,
     STRESS,
+    check_unit_of_kept,
     energy_targets,
     target_kind,
     with_direct_targets,
@@ -395,10 +396,10 @@ class DualForce(ModelInterface[ModelHypers]):
             defaults = get_default_hypers(NAME)["model"]
             raise_if_hypers_mismatch(self.hypers, model_hypers, default_hypers=defaults)
         merged = self.dataset_info.union(dataset_info)
-        for energy in energy_targets(dataset_info, self.hypers["forces"]):
-            for direct in energy.derived:
-                # Earlier data may have declared it; in these it is that of the energy.
-                merged.targets.pop(direct, None)
+        new_targets = with_direct_targets(dataset_info, self.hypers["forces"])
+        for name in new_targets.keys() - dataset_info.targets.keys():
+            # Earlier data may have declared it; in these it is that of the energy.
+            check_unit_of_kept(name, merged.targets.pop(name, None), new_targets[name])
         unknown = sorted(set(merged.atomic_types) - set(self.atomic_types))
         if unknown:
             raise ValueError(

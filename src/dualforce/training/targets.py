@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Dict, List, Optional
 
+from metatomic.torch import unit_conversion_factor
 from metatrain.utils.data import DatasetInfo, TargetInfo
 from metatrain.utils.data.target_info import get_generic_target_info
 
@@ -102,6 +103,24 @@ def energy_targets(info: DatasetInfo, forces: str) -> List[EnergyTarget]:
                 derived.append(direct)
         found.append(EnergyTarget(name, names[FORCE], names[STRESS], tuple(derived)))
     return found
+
+
+def check_unit_of_kept(name: str, kept: Optional[TargetInfo], new: TargetInfo) -> None:
+    """Refuse labels in another unit than a head predicts.
+
+    :param name: name of a direct target.
+    :param kept: the target of a checkpoint, if it declared one.
+    :param new: the target that new data derive from an energy.
+    :raises ValueError: if both units are known and differ.
+    """
+    if kept is None or not (kept.unit and new.unit):
+        return
+    if abs(unit_conversion_factor(kept.unit, new.unit) - 1.0) > 1e-6:
+        raise ValueError(
+            f"the checkpoint predicts '{name}' in {kept.unit}, and the data have it in "
+            f"{new.unit}, from the unit of their energy; declare '{name}' as a target "
+            "of its own, with labels in the unit of the checkpoint"
+        )
 
 
 def with_direct_targets(info: DatasetInfo, forces: str) -> Dict[str, TargetInfo]:
