@@ -202,7 +202,8 @@ def test_torchrun(tmp_path: Path) -> None:
         timeout=180,
         check=False,
     )
-    # Not the exit status: rarely the second process aborts as it exits, after all.
+    # Once in forty runs the second process has aborted as it exited, all work done.
+    assert done.returncode == 0 or "terminate called" in done.stderr, done.stderr
     (log,) = tmp_path.glob("outputs/*/*/train.log")
     lines = log.read_text()
     assert "Training with 2 process(es)" in lines and "Epoch 1 |" in lines, done.stderr
