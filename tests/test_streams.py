@@ -24,7 +24,7 @@ from train_helpers import (
 
 from dualforce.training import streams
 from dualforce.training import trainer as trainer_module
-from dualforce.training.contents import contents_of
+from dualforce.training.contents import contents_of, release_pages
 from dualforce.training.model import DualForce
 from dualforce.training.streams import FrameStream
 from dualforce.training.trainer import Trainer
@@ -169,11 +169,17 @@ def test_bad_frames_that_are_skipped(
     assert all(value.isfinite().all() for value in _weights(model).values())
 
 
-def test_file_that_is_cut_off(tmp_path: Path, small_sample: None) -> None:
+@pytest.mark.parametrize(
+    "kind, name",
+    [(_zip, "water.zip"), (_arrays, "water/f.bin"), (_arrays, "water/x.bin")],
+)
+def test_file_that_is_cut_off(
+    kind: Callable[..., Dict[str, Any]], name: str, tmp_path: Path, small_sample: None
+) -> None:
     """In the middle of a run: the frame is named, and what was learnt is kept."""
-    given = _zip(tmp_path, clusters(60), max_memory=0.0)
+    given = kind(tmp_path, clusters(60), max_memory=0.0)
     model, trainer, dataset = prepare(given)
-    path = tmp_path / "water.zip"
+    path = tmp_path / name
     content = path.read_bytes()
     finish = trainer._finish_epoch
 
@@ -185,12 +191,43 @@ def test_file_that_is_cut_off(tmp_path: Path, small_sample: None) -> None:
     trainer._finish_epoch = cut  # type: ignore[method-assign]
     data = ([dataset], [dataset], str(tmp_path))
     message = message_of(lambda: trainer.train(model, torch.float64, CPU, *data))
-    assert f"training set, file '{path}', frame " in message
+    assert f"training set, file '{tmp_path / name.split('/')[0]}', frame " in message
     assert "it cannot be read" in message
     assert "put it back, and go on with `--restart`" in message
     path.write_bytes(content)
     again = _go_on(tmp_path, trainer.hypers, model, prepare(given)[2])
     assert again.progress.epoch == 1
+
+
+def test_array_of_another_type(tmp_path: Path) -> None:
+    """metatrain reads single precision; the same numbers in double are refused."""
+    given = _arrays(tmp_path, clusters(6))
+    path = tmp_path / "water" / "f.bin"
+    np.fromfile(path, np.float32).astype(np.float64).tofile(path)
+    message = message_of(lambda: run_cli(tmp_path, given))
+    size = 8 * 3 * sum(map(len, clusters(6)))
+    assert (
+        f"file '{path}' has {size} bytes, but {size // 2} are needed for 6" in message
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_memory_of_mapped_files(tmp_path: Path) -> None:
+    """What was read does not stay with the process."""
+
+    def resident(path: Path) -> int:
+        maps = Path("/proc/self/smaps").read_text().split(f"{path}\n")[1:]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in maps)
+
+    dataset = prepare(_arrays(tmp_path, 300 * clusters(10)))[2]
+    path = (tmp_path / "water" / "x.bin").resolve()
+    for index in range(len(dataset)):
+        dataset[index]
+    assert resident(path) > 0.9 * path.stat().st_size / 1024
+    positions = dataset[7]["system"].positions.clone()
+    release_pages(dataset)
+    assert resident(path) == 0
+    assert torch.equal(dataset[7]["system"].positions, positions)
 
 
 def test_file_that_was_never_whole(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What data sets on disk hold, without reading all of them."""
 
+import mmap
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, List, Tuple
 
 import numpy as np
-from metatrain.utils.data.dataset import DiskDataset, MemmapDataset
+from metatrain.utils.data.dataset import DiskDataset, MemmapArray, MemmapDataset
 from numpy.typing import NDArray
 from torch.utils.data import Subset
 from tqdm import tqdm
@@ -68,6 +70,45 @@ def is_on_disk(dataset: Any) -> bool:
     return isinstance(base_of(dataset)[0], (DiskDataset, MemmapDataset))
 
 
+def release_pages(base: Any) -> None:
+    """Give back the memory of what was read from mapped files. The system takes it by
+    itself only where memory is short, and until then all that was ever read counts as
+    memory of the process.
+
+    :param base: a whole data set of metatrain.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for array in _mapped(vars(base).values()):
+        if array._mm is not None:
+            array._mm._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def check_sizes(base: Any) -> None:
+    """Look at the sizes of mapped files: to read behind the end of one that was cut off
+    ends the process, and numbers of another type are read as nonsense.
+
+    :param base: a whole data set of metatrain.
+    :raises ValueError: if a file has another size than its array.
+    """
+    for array in _mapped(vars(base).values()):
+        expected = int(np.prod(array.shape)) * array.dtype.itemsize
+        size = os.stat(array.path).st_size
+        if size != expected:
+            raise ValueError(
+                f"file '{array.path}' has {size} bytes, but {expected} are needed for "
+                f"{len(base)} frames ({array.dtype}, shape {array.shape})"
+            )
+
+
+def _mapped(values: Any) -> Iterator[MemmapArray]:
+    for value in values:
+        if isinstance(value, MemmapArray):
+            yield value
+        elif isinstance(value, dict):
+            yield from _mapped(value.values())
+
+
 def contents_of(dataset: Any) -> Contents:
     """What a data set on disk holds; looked up once.
 
@@ -82,6 +123,7 @@ def contents_of(dataset: Any) -> Contents:
 
 
 def _look_up(base: Any) -> Contents:
+    check_sizes(base)
     types_of = _types_on_disk if isinstance(base, DiskDataset) else _types_in_memory
     n_frames = len(base)
     sizes = np.zeros(n_frames, dtype=np.int64)
@@ -95,6 +137,7 @@ def _look_up(base: Any) -> Contents:
         has[np.repeat(np.arange(len(frames)), counts), known] = True
         sizes[start : frames.stop] = counts
         elements[start : frames.stop] = np.packbits(has, axis=1)
+        release_pages(base)
         bar.update(len(frames))
     bar.close()
     return Contents(sizes, elements)

@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, List, Optional, Set
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .contents import contents_of, is_on_disk
+from .contents import check_sizes, contents_of, is_on_disk, release_pages
 from .data import BadFrames, Frame, make_frames, nothing, sources_of
 from .fitting import to_raw_units
 from .model import DualForce
@@ -42,6 +43,9 @@ AHEAD = 4
 
 THREADS = 4
 """Most threads that make frames."""
+
+RELEASED = 1_000
+"""Frames that are read before memory of mapped files is given back."""
 
 UNREADABLE = (
     OSError,
@@ -85,6 +89,7 @@ class FrameStream(Sequence[Frame]):
         lengths = [len(part.sizes) for part in contents]
         self._source = np.repeat(np.arange(len(lengths)), lengths)
         self._row = np.concatenate([np.arange(length) for length in lengths])
+        self._reads = count(1)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -97,9 +102,12 @@ class FrameStream(Sequence[Frame]):
     def _read(self, index: int) -> Frame:
         source, row = self._sources[int(self._source[index])], int(self._row[index])
         try:
+            check_sizes(source.base)
             sample = source.read(row)
         except UNREADABLE as error:
             raise ValueError(_unreadable(source.name_of(row), error)) from error
+        if next(self._reads) % RELEASED == 0:
+            release_pages(source.base)
         cutoff = self._model.requested_neighbor_lists()[0].cutoff
         try:
             return source.frame(row, sample, self._model, cutoff)
