@@ -269,3 +269,30 @@ def test_time_spent_counts_after_a_restart(tmp_path: Path) -> None:
     assert time.monotonic() - start < 3.5
     assert again.progress.seconds_in_stage >= 4.0
     assert again.progress.epoch > trainer.progress.epoch
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """The run says so and keeps the checkpoint it had, from which it goes on."""
+    resource = pytest.importorskip("resource")
+    given = options(write(tmp_path / "water.xyz", clusters(6)), {"num_epochs": 4})
+    model, trainer, dataset = prepare(given)
+    finish, limits = trainer._finish_epoch, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(*arguments: Any) -> None:
+        if trainer.progress.epoch == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        finish(*arguments)
+
+    trainer._finish_epoch = fill  # type: ignore[method-assign]
+    data = ([dataset], [dataset], str(tmp_path))
+    try:
+        message = message_of(lambda: trainer.train(model, torch.float64, CPU, *data))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "the checkpoint cannot be written (" in message
+    assert f"the last checkpoint is {tmp_path / 'checkpoint.ckpt'}" in message
+    assert [path.suffix for path in tmp_path.iterdir() if "check" in path.name] == [
+        ".ckpt"
+    ]
+    checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
+    assert checkpoint["epoch"] == 2

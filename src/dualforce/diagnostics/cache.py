@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from .. import __version__
+from ..writing import replacing
 
 
 def plain(value: Any, not_finite_as_text: bool = False) -> Any:
@@ -132,7 +132,5 @@ def write_text(path: Path, text: str) -> None:
     :param path: file, whose folder is made.
     :param text: its contents.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

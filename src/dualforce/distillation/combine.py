@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
@@ -20,6 +19,7 @@ from metatomic.torch import (
 from torch import nn
 
 from ..forces import list_symbols, load_model
+from ..writing import replacing
 
 
 DIRECT = ("non_conservative_force", "non_conservative_stress")
@@ -201,11 +201,8 @@ def combine_files(
     :return: the combined model.
     """
     combined = combine(load_model(teacher, extensions), load_model(student, extensions))
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(output.name + ".unfinished")
-    combined.save(str(unfinished))
-    os.replace(unfinished, output)
+    with replacing(output) as unfinished:
+        combined.save(str(unfinished))
     return combined
 
 

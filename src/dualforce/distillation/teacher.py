@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import ase
 from metatrain.utils.io import load_model as load_checkpoint
 
 from ..forces import ForceSource, load_forces, names_calculator
+from ..writing import replacing
 
 
 HASH_LENGTH = 12
@@ -81,9 +81,7 @@ def load_teacher(source: str, folder: Path, device: Optional[str] = None) -> Tea
 def _export(checkpoint: Path, exported: Path) -> Path:
     """The checkpoint as an exported model, made once."""
     if not exported.exists():
-        exported.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = exported.with_suffix(".unfinished")
-        load_checkpoint(checkpoint).export().save(str(unfinished))
-        os.replace(unfinished, exported)
+        with replacing(exported) as unfinished:
+            load_checkpoint(checkpoint).export().save(str(unfinished))
         logging.info(f"Exported the teacher to {exported}")
     return exported

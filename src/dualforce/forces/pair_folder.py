@@ -1,10 +1,11 @@
 """Folders with a pair: a model and another one whose direct force it takes."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
+
+from ..writing import replacing
 
 
 DESCRIPTION = "pair.json"
@@ -29,9 +30,8 @@ class Pair:
         :param folder: the folder. Names of its files are kept relative to it.
         """
         content = {key: value for key, value in asdict(self).items() if value}
-        unfinished = folder / f"{DESCRIPTION}.unfinished"
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(unfinished, folder / DESCRIPTION)
+        with replacing(folder / DESCRIPTION) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def is_pair_folder(path: Union[str, Path]) -> bool:

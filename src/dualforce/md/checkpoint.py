@@ -1,7 +1,6 @@
 """Checkpoints of runs: a restarted run goes on as if it had not been interrupted."""
 
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Dict, Tuple, Union
 import numpy as np
 
 from ..forces import Array
+from ..writing import replacing
 from .respa import RespaVelocityVerlet
 
 
@@ -31,12 +31,9 @@ def save_run(run: RespaVelocityVerlet, path: Union[str, Path]) -> None:
     }
     arrays |= {"numbers": run.atoms.numbers, "masses": run.atoms.get_masses()}
     numbers = {name: x for name, x in state.items() if name not in arrays}
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         text = json.dumps(numbers, default=np.ndarray.tolist)
         np.savez(file, state=np.array(text), **arrays)
-    os.replace(unfinished, path)
     run.forces.reset()
 
 

@@ -2,12 +2,12 @@
 
 import copy
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple, Union
 
@@ -22,6 +22,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from ..nn import Backbone
+from ..writing import replacing
 from . import symmetry, upgrades
 from .batches import BatchRule, EpochPlan, StepFrames, in_turn, sizes_of
 from .data import Frame, collate, rotate
@@ -639,11 +640,13 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return "no checkpoint has been written yet"
 
     def _write_checkpoint(self) -> None:
-        # Written beside, under a name that is not a checkpoint's, and moved: a run
-        # killed at any moment leaves a whole file.
-        unfinished = self.checkpoint_path.with_suffix(".unfinished")
-        torch.save(self._checkpoint(self.model), unfinished)
-        os.replace(unfinished, self.checkpoint_path)
+        try:
+            self.save_checkpoint(self.model, self.checkpoint_path)
+        except OSError as error:
+            raise ValueError(
+                f"the checkpoint cannot be written ({error}); put this right, and go "
+                f"on with `--restart`: {self._last_checkpoint()}"
+            ) from error
         self._last_written = time.monotonic()
 
     def _write_within_epoch(self, loss: Tensor, generator: torch.Generator) -> None:
@@ -656,8 +659,17 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self._write_checkpoint()
 
     def save_checkpoint(self, model: ModelInterface, path: Union[str, Path]) -> None:
-        """Save model and trainer; see :class:`metatrain.utils.abc.TrainerInterface`."""
-        torch.save(self._checkpoint(model), check_file_extension(path, ".ckpt"))
+        """Save model and trainer; see :class:`metatrain.utils.abc.TrainerInterface`. A
+        run killed at any moment leaves a whole file.
+
+        :raises OSError: if there is no room; an older file is as it was.
+        """
+        path = check_file_extension(path, ".ckpt")
+        # To memory first: torch's own words for a full disk are hard to read.
+        content = BytesIO()
+        torch.save(self._checkpoint(model), content)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(content.getbuffer())
 
     def _checkpoint(self, model: ModelInterface) -> Dict[str, Any]:
         if hasattr(self, "optimizer"):
