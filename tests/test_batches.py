@@ -84,9 +84,10 @@ def test_processes_take_the_frames_of_one() -> None:
 
 def test_mean_number_of_atoms() -> None:
     """Rules for learning rate and conservative frames follow it."""
-    assert BatchRule(4).mean_atoms(SIZES) == pytest.approx(4 * SIZES.mean())
+    assert BatchRule(4).atoms_of_step(SIZES, 1) == pytest.approx(4 * SIZES.mean())
+    assert BatchRule(2).atoms_of_step(SIZES, 2) == pytest.approx(4 * SIZES.mean())
     plan = _plan(1, 1, BatchRule(4, 768))
-    mean = BatchRule(4, 768).mean_atoms(SIZES)
+    mean = BatchRule(4, 768).atoms_of_step(SIZES, 1)
     assert mean == pytest.approx(SIZES.sum() / len(plan), rel=0.02)
     assert 600 < mean < 768
 

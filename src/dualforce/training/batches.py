@@ -75,16 +75,17 @@ class BatchRule:
             start = stop
         return batches
 
-    def mean_atoms(self, sizes: Integers) -> float:
-        """Atoms in a batch, on average.
+    def atoms_of_step(self, sizes: Integers, n_processes: int) -> float:
+        """Atoms in the batches of all processes together, on average.
 
         :param sizes: atoms of each frame.
+        :param n_processes: number of processes.
         """
         if self.max_atoms is None:
-            return self.batch_size * int(np.sum(sizes)) / len(sizes)
+            return n_processes * self.batch_size * int(np.sum(sizes)) / len(sizes)
         # Those of frames in random order, which an epoch has.
         order = np.random.default_rng(0).permutation(len(sizes))
-        return float(np.sum(sizes) / len(self.pack(sizes[order])))
+        return n_processes * float(np.sum(sizes) / len(self.pack(sizes[order])))
 
 
 class EpochPlan:

@@ -79,6 +79,7 @@ def prepare(
     val_datasets: Sequence[Any],
     start: Start,
     recorded: Optional[Record],
+    n_processes: int,
     show_progress: bool,
 ) -> Prepared:
     """Convert data sets, check their labels, and fit what the network need not learn.
@@ -90,6 +91,7 @@ def prepare(
     :param val_datasets: likewise.
     :param start: how the training starts.
     :param recorded: what an interrupted run was trained on, if that is known.
+    :param n_processes: number of processes that train.
     :param show_progress: show bars.
     :raises ValueError: if frames, labels or options are unusable, or an interrupted run
         is to go on with other data.
@@ -131,7 +133,7 @@ def prepare(
         train,
         hypers["atomic_baseline"],
         hypers["scale_targets"],
-        _wants_pairs(model, hypers, train),
+        _wants_pairs(model, hypers, train, n_processes),
     )
     if start == "finetune" and not only_direct:
         move_baselines(model, known, train, _predictor(model))
@@ -173,13 +175,17 @@ def _all_frames(
 
 
 def _wants_pairs(
-    model: DualForce, hypers: Mapping[str, Any], frames: Sequence[Frame]
+    model: DualForce,
+    hypers: Mapping[str, Any],
+    frames: Sequence[Frame],
+    n_processes: int,
 ) -> bool:
     """Whether the pair potential pays: where options do not say, in large batches."""
     option: Optional[bool] = model.hypers["pair_potential"]
     if option is not None:
         return option
-    return BatchRule.of(hypers).mean_atoms(sizes_of(frames)) >= FEW_ATOMS
+    rule = BatchRule.of(hypers)
+    return rule.atoms_of_step(sizes_of(frames), n_processes) >= FEW_ATOMS
 
 
 def _exclude_oversized(rule: BatchRule, frames: List[Frame], split: str) -> List[Frame]:

@@ -230,6 +230,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             val_datasets,
             start if self.earlier_hypers is None else "restart",
             self.recorded,
+            self.processes.size,
             self.processes.rank == 0,
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
@@ -252,7 +253,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        per_batch = self.batch_rule.mean_atoms(sizes_of(self.train_frames))
+        sizes = sizes_of(self.train_frames)
+        per_batch = self.batch_rule.atoms_of_step(sizes, self.processes.size)
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
