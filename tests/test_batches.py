@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -12,7 +13,14 @@ from ase import Atoms
 from train_helpers import CPU, clusters, message_of, options, prepare, train, write
 
 from dualforce.training import trainer as trainer_module
-from dualforce.training.batches import BatchRule, EpochPlan, StepFrames, in_turn
+from dualforce.training.batches import (
+    BatchRule,
+    EpochPlan,
+    StepFrames,
+    draw,
+    in_turn,
+)
+from dualforce.training.data import nothing
 from dualforce.training.model import DualForce
 from dualforce.training.trainer import Trainer
 
@@ -27,7 +35,8 @@ PET = {
 
 def _plan(n_processes: int, seed: int, rule: BatchRule) -> EpochPlan:
     generator = torch.Generator().manual_seed(seed)
-    return EpochPlan(rule, SIZES, n_processes, generator)
+    order = torch.randperm(len(SIZES), generator=generator).numpy()
+    return EpochPlan(rule, SIZES, order, n_processes)
 
 
 # --------------------------------------------------------------------------- packing
@@ -90,6 +99,39 @@ def test_mean_number_of_atoms() -> None:
     mean = BatchRule(4, 768).atoms_of_step(SIZES, 1)
     assert mean == pytest.approx(SIZES.sum() / len(plan), rel=0.02)
     assert 600 < mean < 768
+
+
+# ------------------------------------------------------------------- sampling weights
+
+
+def test_weights_of_data_sets() -> None:
+    """Over some epochs each frame of a set is taken as often as the weight says, and in
+    one epoch no frame of a set more than once more often than another."""
+    counts = [40, 30, 20, 1]
+    sources = np.repeat(range(4), counts)
+    frames = [replace(nothing(""), source=int(source)) for source in sources]
+    weights = [1.0, 0.1, 2.5, 0.2]
+    generator = torch.Generator().manual_seed(3)
+    taken = np.zeros(len(frames))
+    for _ in range(200):
+        order = draw(frames, weights, generator)
+        here = np.bincount(order, minlength=len(frames))
+        expected = [40, 3, 50, 1]
+        assert np.bincount(sources[order]).tolist() == expected
+        assert all(np.ptp(here[sources == source]) <= 1 for source in range(4))
+        assert (np.diff(sources[order]) < 0).sum() > 5  # mixed
+        taken += here / 200
+    assert taken[:40].tolist() == pytest.approx([1.0] * 40)
+    assert np.abs(taken[40:70] - 0.1).max() < 5 * (0.1 * 0.9 / 200) ** 0.5
+    assert np.abs(taken[70:90] - 2.5).max() < 5 * (0.25 / 200) ** 0.5
+
+
+def test_a_weight_for_each_data_set(tmp_path: Path) -> None:
+    """Else there is no telling which is which."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    given = options(path, {"sampling_weights": [1.0, 2.0]})
+    message = message_of(lambda: train(given, tmp_path))
+    assert "`sampling_weights` has 2 number(s), and `training_set` has 1" in message
 
 
 # -------------------------------------------------------------------------- trainings

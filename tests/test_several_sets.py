@@ -71,6 +71,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Tuple[Trainer, Path]:
     return trainers[0], folder / "model.pt"
 
 
+def test_frames_know_their_set(trained: Tuple[Trainer, Path]) -> None:
+    """By which sampling weights find them."""
+    for frame in trained[0].train_frames:
+        assert f"energy/{list(FACTORS)[frame.source]}" in frame.labels
+
+
 @pytest.fixture(autouse=True)
 def no_compilation() -> Iterator[None]:
     """Compiling takes longer than running."""

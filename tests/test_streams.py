@@ -57,9 +57,11 @@ def _mixture() -> List[Atoms]:
 
 
 @pytest.mark.parametrize("kind", [_zip, _arrays])
-@pytest.mark.parametrize("batches", [{}, {"max_atoms_per_batch": 30}])
+@pytest.mark.parametrize(
+    "batches", [{}, {"max_atoms_per_batch": 30, "sampling_weights": [1.4]}]
+)
 def test_a_stream_trains_the_same(
-    kind: Callable[..., Dict[str, Any]], batches: Dict[str, int], tmp_path: Path
+    kind: Callable[..., Dict[str, Any]], batches: Dict[str, Any], tmp_path: Path
 ) -> None:
     """Where the sample is all frames, to the last bit."""
     models = []

@@ -32,6 +32,50 @@ def sizes_of(frames: Sequence[Frame]) -> Integers:
     return np.array([len(frame) for frame in frames], dtype=np.int64)
 
 
+def check_weights(weights: Optional[Sequence[float]], n_sets: int) -> None:
+    """See that there is a weight for each data set.
+
+    :param weights: as of :func:`draw`.
+    :param n_sets: number of data sets.
+    :raises ValueError: if there is not.
+    """
+    if weights is not None and len(weights) != n_sets:
+        raise ValueError(
+            f"`sampling_weights` has {len(weights)} number(s), and `training_set` has "
+            f"{n_sets} data set(s): give one for each"
+        )
+
+
+def draw(
+    frames: Sequence[Frame],
+    weights: Optional[Sequence[float]],
+    generator: torch.Generator,
+) -> Integers:
+    """Frames that an epoch takes, in random order.
+
+    :param frames: all frames.
+    :param weights: how often frames of each data set are taken, on average; no frame of
+        a set is taken more than once more often than another. By default once.
+    :param generator: random numbers of the epoch.
+    :return: their indices, shape ``[n_taken]``.
+    """
+    if weights is None:
+        return torch.randperm(len(frames), generator=generator).numpy()
+    if isinstance(frames, FrameStream):
+        sources = frames.sources
+    else:
+        sources = np.array([frame.source for frame in frames])
+    taken: List[Integers] = []
+    for number, weight in enumerate(weights):
+        own = np.flatnonzero(sources == number)
+        count = round(weight * len(own)) or min(1, len(own))
+        whole, rest = divmod(count, max(1, len(own)))
+        some = torch.randperm(len(own), generator=generator)[:rest].numpy()
+        taken += [np.tile(own, whole), own[some]]
+    joined = np.concatenate(taken)
+    return joined[torch.randperm(len(joined), generator=generator).numpy()]
+
+
 @dataclass(frozen=True)
 class BatchRule:
     """How frames are put into batches.
@@ -93,18 +137,14 @@ class EpochPlan:
 
     :param rule: how frames are put into batches.
     :param sizes: atoms of each frame, shape ``[n_frames]``.
+    :param order: frames that are taken, see :func:`draw`.
     :param n_processes: number of processes.
-    :param generator: decides on the order of the frames.
     """
 
     def __init__(
-        self,
-        rule: BatchRule,
-        sizes: Integers,
-        n_processes: int,
-        generator: torch.Generator,
+        self, rule: BatchRule, sizes: Integers, order: Integers, n_processes: int
     ) -> None:
-        self._order = torch.randperm(len(sizes), generator=generator).numpy()
+        self._order = order
         self._rule, self._n = rule, n_processes
         self._packed: List[range] = []
         if rule.max_atoms is not None:

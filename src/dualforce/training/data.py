@@ -56,7 +56,8 @@ class Frame:
 
     ``cell`` has zeros for directions that are not periodic, as metatomic wants it;
     ``volume`` is that of the cell in the file, also where some directions are not
-    periodic, and zero where the file has no three cell vectors.
+    periodic, and zero where the file has no three cell vectors. ``source`` is the
+    number of the data set in its split.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Frame:
     shifts: Tensor
     volume: float = 0.0
     labels: Dict[str, Tensor] = field(default_factory=dict)
+    source: int = 0
 
     def __len__(self) -> int:
         return len(self.types)
@@ -333,11 +335,13 @@ class Source:
     :param base: the whole data set.
     :param indices: frames that are taken from it, shape ``[n_frames]``.
     :param split: name of the split and the data set in it, for messages.
+    :param number: that of the data set in the split.
     """
 
     base: Any
     indices: NDArray[np.int64]
     split: str
+    number: int
 
     def read(self, row: int) -> Any:
         """A frame as metatrain has it."""
@@ -360,7 +364,9 @@ class Source:
         volumes, index = self._origin.volumes, int(self.indices[row])
         volume = None if volumes is None else volumes[index]
         unused = self._origin.unused
-        return make_frame(sample, self.name_of(row), model, cutoff, volume, unused)
+        name = self.name_of(row)
+        frame = make_frame(sample, name, model, cutoff, volume, unused)
+        return replace(frame, source=self.number)
 
     @property
     def _origin(self) -> Origin:
@@ -378,8 +384,8 @@ def sources_of(datasets: Sequence[Any], split: str) -> List[Source]:
     if len(datasets) > 1:
         names = [f"{split} set {number}" for number in range(len(datasets))]
     return [
-        Source(*base_of(dataset), name)
-        for dataset, name in zip(datasets, names, strict=True)
+        Source(*base_of(dataset), name, number)
+        for number, (dataset, name) in enumerate(zip(datasets, names, strict=True))
     ]
 
 

@@ -158,6 +158,9 @@ class TrainerHypers(TypedDict):
     """Atoms in a batch, of each process; ``batch_size`` then does not count. Frames of
     all sizes are packed in the order of the epoch, as long as their atoms fit. Larger
     frames are reported and excluded."""
+    sampling_weights: Optional[list[float]] = None
+    """Where ``training_set`` is a list: how often an epoch takes the frames of each
+    set. 0.1 takes a tenth, anew in each epoch, 2 takes all twice. Default: 1."""
     max_memory: float = 1.0
     """GB for frames with their neighbour lists, in each process. Frames of metatrain's
     data sets on disk (``.zip`` files, folders of arrays) that take more are not held:

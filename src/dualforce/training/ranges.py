@@ -78,6 +78,7 @@ RANGES: Dict[str, Range] = {
     "training.distributed_port": Range(least=1, most=65535),
     "training.batch_size": COUNT,
     "training.max_atoms_per_batch": COUNT,
+    "training.sampling_weights.*": POSITIVE,
     "training.max_memory": NOT_NEGATIVE,
     "training.num_epochs": COUNT,
     "training.max_minutes": POSITIVE,

@@ -80,14 +80,15 @@ class FrameStream(Sequence[Frame]):
     ) -> None:
         self._model = model
         self._bad = BadFrames(skip_bad)
-        self._sources = sources_of(datasets, split)
+        self._datasets = sources_of(datasets, split)
         self._finish: Finish = _as_it_is
         contents = [contents_of(dataset) for dataset in datasets]
         self._contents = contents
         self.sizes = np.concatenate([part.sizes for part in contents])
         """Atoms of each frame, shape ``[n_frames]``."""
         lengths = [len(part.sizes) for part in contents]
-        self._source = np.repeat(np.arange(len(lengths)), lengths)
+        self.sources = np.repeat(np.arange(len(lengths)), lengths)
+        """Number of the data set of each frame, shape ``[n_frames]``."""
         self._row = np.concatenate([np.arange(length) for length in lengths])
         self._reads = count(1)
 
@@ -100,7 +101,7 @@ class FrameStream(Sequence[Frame]):
         return self._finish(self._read(range(len(self))[index]))
 
     def _read(self, index: int) -> Frame:
-        source, row = self._sources[int(self._source[index])], int(self._row[index])
+        source, row = self._datasets[int(self.sources[index])], int(self._row[index])
         try:
             check_sizes(source.base)
             sample = source.read(row)
@@ -122,7 +123,7 @@ class FrameStream(Sequence[Frame]):
         """
         part = copy.copy(self)
         part.sizes = self.sizes[indices]
-        part._source, part._row = self._source[indices], self._row[indices]
+        part.sources, part._row = self.sources[indices], self._row[indices]
         return part
 
     def finished(self, finish: Finish) -> "FrameStream":

@@ -24,7 +24,16 @@ from tqdm import tqdm
 from ..nn import Backbone
 from ..writing import replacing
 from . import symmetry, upgrades
-from .batches import BatchRule, EpochPlan, StepFrames, in_turn, sizes_of
+from .batches import (
+    BatchRule,
+    EpochPlan,
+    Integers,
+    StepFrames,
+    check_weights,
+    draw,
+    in_turn,
+    sizes_of,
+)
 from .data import Frame, collate, rotate
 from .distributed import Processes, start_processes
 from .epoch_log import EpochReport, ErrorSums
@@ -97,7 +106,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 6
+    __checkpoint_version__ = 7
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one
@@ -222,6 +231,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             )
 
     def _load_frames(self, train_datasets: List[Any], val_datasets: List[Any]) -> None:
+        check_weights(self.hypers["sampling_weights"], len(train_datasets))
         start: Start = "finetune" if self.model.fitted else "new"
         prepared = prepare(
             self.model,
@@ -235,13 +245,20 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
         self.terms, self.recorded = prepared.terms, prepared.record
-        n_batches = len(self.batch_rule.pack(sizes_of(self.train_frames)))
+        sizes = self._sizes_in_epoch()
+        n_batches = len(self.batch_rule.pack(sizes))
         if n_batches < self.processes.size:
             raise ValueError(
                 f"{self.processes.size} processes train, and an epoch has {n_batches} "
-                f"batches ({len(self.train_frames)} frames): use no more processes "
-                "than that, or smaller batches"
+                f"batches ({len(sizes)} frames): use no more processes than that, or "
+                "smaller batches"
             )
+
+    def _sizes_in_epoch(self) -> Integers:
+        """Atoms of the frames of an epoch, which are about the same in all."""
+        weights, generator = self.hypers["sampling_weights"], torch.Generator()
+        sizes = sizes_of(self.train_frames)
+        return sizes[draw(self.train_frames, weights, generator.manual_seed(0))]
 
     def _has_ended(self, stages: List[Stage]) -> bool:
         """Whether a restarted run has nothing left to do."""
@@ -253,7 +270,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        sizes = sizes_of(self.train_frames)
+        sizes = self._sizes_in_epoch()
         per_batch = self.batch_rule.atoms_of_step(sizes, self.processes.size)
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
@@ -337,9 +354,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         progress = self.progress
         seed = int(progress.seed or 0) * 1_000_003 + progress.epoch + 1
         generator = torch.Generator().manual_seed(seed % 2**63)
-        rule, processes = self.batch_rule, self.processes
-        sizes = sizes_of(self.train_frames)
-        plan = EpochPlan(rule, sizes, processes.size, generator)
+        processes = self.processes
+        plan = self._plan_of_epoch(generator)
         self._go_on_within_epoch(len(plan), generator)
         total = torch.full((1,), progress.loss_in_epoch, device=processes.device)
         self.model.train()
@@ -363,6 +379,11 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 if time.monotonic() - self._last_written >= CHECKPOINT_SECONDS:
                     self._write_within_epoch(total, generator)
         return float(total) / max(1, progress.steps_in_epoch)
+
+    def _plan_of_epoch(self, generator: torch.Generator) -> EpochPlan:
+        frames = self.train_frames
+        order = draw(frames, self.hypers["sampling_weights"], generator)
+        return EpochPlan(self.batch_rule, sizes_of(frames), order, self.processes.size)
 
     def _next_frames(
         self,

@@ -108,6 +108,14 @@ def trainer_update_v5_v6(checkpoint: Dict[str, Any]) -> None:
     checkpoint["train_hypers"].setdefault("skip_bad_frames", False)
 
 
+def trainer_update_v6_v7(checkpoint: Dict[str, Any]) -> None:
+    """An epoch took each frame once.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["train_hypers"].setdefault("sampling_weights", None)
+
+
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
     return list(checkpoint["model_data"]["dataset_info"].atomic_types)
 
