@@ -9,13 +9,14 @@ process of its own:
 
 - frames held in memory against frames read when they are needed (``max_memory``): peak
   memory, time to the first step, frames per second;
+- four processes on two cores that train together, frames read from disk, against four
+  that each train alone, frames in memory: what is lost to communication and reading;
 - a mixture of molecules and cells, equal numbers of atoms of both, in batches of
   ``batch_size`` and of ``max_atoms_per_batch``, as large as the largest fixed batch
   that there was, and as that there may be.
 
-Throughput is in frames per second of processor time of all threads, so that what else
-the machine does counts little and nothing is free that runs beside the network; the
-time to the first step is that of the clock. Prints tables and writes them to
+Throughput is in frames per second of the clock, and of processor time of all threads,
+where nothing is free that runs beside the network. Prints tables and writes them to
 ``docs/benchmarks/scale.md``.
 """
 
@@ -27,10 +28,12 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import ase.io
 import numpy as np
@@ -62,7 +65,7 @@ def read_options() -> argparse.Namespace:
         help="numbers of frames that are read from disk (4000 100000 1000000)",
     )
     parser.add_argument("--steps", type=int, default=100, help="steps to time (100)")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each kind (1)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument("--folder", type=Path, help="where to make the data sets")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -154,10 +157,10 @@ def options_of(case: Dict[str, Any]) -> Dict[str, Any]:
 def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
     """Train for some steps in this process.
 
-    :return: seconds to the first step, frames and atoms per second, atoms of batches,
-        peak memory in GB.
+    :return: seconds to the first step, frames per second of the clock and of
+        processor time, atoms of batches, peak memory in GB.
     """
-    # started before these, which a user waits for as well
+    started = time.monotonic()  # before what a user waits for as well
     import metatrain.cli.train as cli_train
     from omegaconf import OmegaConf
 
@@ -167,7 +170,6 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
         pass
 
     torch.set_num_threads(threads)
-    started = time.monotonic()
     warmup = max(5, steps // 10)
     marks: List[Any] = []
     first: List[float] = []
@@ -175,7 +177,8 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
 
     def timed(self: Trainer, frames: Any, *others: Any) -> Any:
         here = [frame for frame in frames.frames if frame is not None]
-        marks.append((time.process_time(), len(here), sum(map(len, here))))
+        now = time.monotonic(), time.process_time()
+        marks.append((*now, len(here), sum(map(len, here))))
         if len(marks) == 1:
             first.append(time.monotonic() - started)
         if len(marks) > warmup + steps:
@@ -191,58 +194,141 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
             if len(marks) <= warmup + steps:
                 raise error
     counted = marks[warmup:-1]
-    seconds = marks[-1][0] - marks[warmup][0]
+    clock, processor = (marks[-1][i] - marks[warmup][i] for i in (0, 1))
+    frames = sum(mark[2] for mark in counted)
     return {
         "start": first[0],
-        "frames": sum(frames for _, frames, _ in counted) / seconds,
-        "atoms": sum(atoms for _, _, atoms in counted) / seconds,
-        "largest": max(atoms for _, _, atoms in marks),
-        "batch": sum(atoms for _, _, atoms in counted) / len(counted),
+        "clock": frames / clock,
+        "processor": frames / processor,
+        "largest": max(mark[3] for mark in marks),
+        "batch": sum(mark[3] for mark in counted) / len(counted),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 
 
-def run(case: Dict[str, Any], given: argparse.Namespace) -> Dict[str, float]:
-    """Train in a process of its own, and take the best of several runs."""
-    found: List[Dict[str, float]] = []
+def run(
+    case: Dict[str, Any], given: argparse.Namespace, **variables: str
+) -> Dict[str, float]:
+    """Train in a process of its own.
+
+    :param variables: of the environment.
+    """
+    command = [sys.executable, __file__, str(given.data), "--one", json.dumps(case)]
+    command += ["--steps", str(given.steps), "--threads", str(given.threads)]
+    environment = os.environ | variables
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    found: Dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def medians(results: List[Dict[str, float]]) -> Dict[str, float]:
+    """Medians of several runs; of memory the largest."""
+    found = {name: median(run[name] for run in results) for name in results[0]}
+    return found | {"memory": max(run["memory"] for run in results)}
+
+
+def run_in_turn(
+    cases: Sequence[Dict[str, Any]], given: argparse.Namespace
+) -> List[Dict[str, float]]:
+    """Run all cases one after the other, several times, and take medians."""
+    found: List[List[Dict[str, float]]] = [[] for _ in cases]
     for _ in range(given.repeats):
-        command = [sys.executable, __file__, str(given.data), "--one", json.dumps(case)]
-        command += ["--steps", str(given.steps), "--threads", str(given.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr[-2000:])
-        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    return max(found, key=lambda result: result["frames"])
+        for case, results in zip(cases, found, strict=True):
+            results.append(run(case, given))
+    return [medians(results) for results in found]
 
 
 # ------------------------------------------------------------------------ the tables
 
 
+def case_of(data: Path, in_memory: bool) -> Dict[str, Any]:
+    """A training on frames with stresses."""
+    training = {"max_memory": 1e6 if in_memory else 0.0}
+    return {"data": str(data), "training": training, "stress": True}
+
+
+def copies(given: argparse.Namespace, folder: Path, count: int) -> Path:
+    """A data set of so many copies, made once."""
+    data = folder / f"{count}-frames"
+    if not data.exists():
+        frames = ase.io.read(given.data, ":")
+        write_arrays(data, frames, np.arange(count) % len(frames), True)
+    return data
+
+
+def row(*cells: Any) -> str:
+    """A row of a table, also printed."""
+    line = "| " + " | ".join(map(str, cells)) + " |"
+    print(line, flush=True)
+    return line
+
+
 def table_of_streams(given: argparse.Namespace, folder: Path) -> str:
     """Frames in memory against frames on disk."""
-    frames = ase.io.read(given.data, ":")
     lines = [
-        "| frames | where | peak memory, GB | until the first step, s | frames/s |",
-        "|---:|---|---:|---:|---:|",
+        "| frames | where | peak memory, GB | until the first step, s | frames/s "
+        "| frames/s of processor time |",
+        "|---:|---|---:|---:|---:|---:|",
     ]
-    rates: List[float] = []
-    cases = [(given.held, 1e6, "in memory")]
-    cases += [(count, 0.0, "on disk") for count in given.streamed]
-    for count, memory, where in cases:
-        data = folder / f"{count}-frames"
-        if not data.exists():
-            write_arrays(data, frames, np.arange(count) % len(frames), True)
-        training = {"max_memory": memory}
-        result = run({"data": str(data), "training": training, "stress": True}, given)
-        rates.append(result["frames"])
+    counts = [given.held, *given.streamed]
+    places = [True] + len(given.streamed) * [False]
+    cases = [
+        case_of(copies(given, folder, count), place)
+        for count, place in zip(counts, places, strict=True)
+    ]
+    results = run_in_turn(cases, given)
+    for count, place, result in zip(counts, places, results, strict=True):
         lines.append(
-            f"| {count:,} | {where} | {result['memory']:.2f} | {result['start']:.0f} | "
-            f"{result['frames']:.1f} |"
+            row(
+                f"{count:,}",
+                "in memory" if place else "on disk",
+                f"{result['memory']:.2f}",
+                f"{result['start']:.0f}",
+                f"{result['clock']:.1f}",
+                f"{result['processor']:.1f}",
+            )
         )
-        print(lines[-1], flush=True)
-    ratios = ", ".join(f"{rate / rates[0]:.2f}" for rate in rates[1:])
-    lines += ["", f"Frames per second against frames in memory: {ratios}."]
+    lines.append("")
+    for name, words in (("clock", "the clock"), ("processor", "processor time")):
+        ratios = [f"{result[name] / results[0][name]:.2f}" for result in results[1:]]
+        lines.append(f"Against frames in memory, by {words}: {', '.join(ratios)}.")
     return "\n".join(lines)
+
+
+def slurm(rank: int, size: int) -> Dict[str, str]:
+    """What tells a process about the others."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NTASKS": str(size),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+    }
+
+
+def table_of_processes(given: argparse.Namespace, folder: Path) -> str:
+    """Four processes together, each with its share of what is on disk, against four on
+    their own."""
+    data = copies(given, folder, given.held)
+    ranks = range(4)
+
+    def rate(in_memory: bool, variables: List[Dict[str, str]]) -> float:
+        case = case_of(data, in_memory)
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            started = [pool.submit(run, case, given, **each) for each in variables]
+            return sum(process.result()["clock"] for process in started)
+
+    alone, together = [], []
+    for _ in range(given.repeats):
+        alone.append(rate(True, [{} for _ in ranks]))
+        together.append(rate(False, [slurm(rank, len(ranks)) for rank in ranks]))
+    lines = ["| processes | frames/s of all |", "|---|---:|"]
+    lines += [row("each on its own, frames in memory", f"{median(alone):.1f}")]
+    lines += [row("together, frames on disk", f"{median(together):.1f}")]
+    ratios = ", ".join(f"{b / a:.2f}" for a, b in zip(alone, together, strict=True))
+    return "\n".join([*lines, "", f"Together against on their own, by run: {ratios}."])
 
 
 def table_of_mixture(given: argparse.Namespace, folder: Path) -> str:
@@ -250,32 +336,36 @@ def table_of_mixture(given: argparse.Namespace, folder: Path) -> str:
     molecules = ase.io.read(given.molecules, ":")
     cells = ase.io.read(given.cells, ":")
     data = folder / "mixture"
-    write_arrays(data, molecules + cells, mixture(molecules, cells, 2_000), False)
+    if not data.exists():
+        choice = mixture(molecules, cells, 2_000)
+        write_arrays(data, molecules + cells, choice, False)
+    # The rule for the share of conservative frames is not what is compared.
+    shared = {"conservative_fraction": 0.25, "max_energy": 1e9}
+
+    def case(limit: Optional[int]) -> Dict[str, Any]:
+        training = {"max_atoms_per_batch": limit, **shared}
+        return {"data": str(data), "training": training, "stress": False}
+
+    fixed = run(case(None), given)
+    # of the largest fixed batch that there was, and of one that there may be
+    limits = [None, int(fixed["largest"]), BATCH * len(cells[0])]
+    results = run_in_turn([case(limit) for limit in limits], given)
     lines = [
         "| batches | largest, atoms | mean, atoms | peak memory, GB | frames/s |",
         "|---|---:|---:|---:|---:|",
     ]
-    rates = []
-    largest = BATCH * len(cells[0])
-    # The rule for the share of conservative frames is not what is compared.
-    shared = {"conservative_fraction": 0.25, "max_energy": 1e9}
-    limits: List[Optional[int]] = [None, largest]
-    for limit in limits:
-        name = f"{BATCH} frames" if limit is None else f"{limit} atoms"
-        training: Dict[str, Optional[float]] = {"max_atoms_per_batch": limit, **shared}
-        result = run({"data": str(data), "training": training, "stress": False}, given)
-        if limit is None:  # of the largest fixed batch that there was
-            limits.insert(1, int(result["largest"]))
-        rates.append(result["frames"])
+    for limit, result in zip(limits, results, strict=True):
         lines.append(
-            f"| {name} | {result['largest']:.0f} | {result['batch']:.0f} | "
-            f"{result['memory']:.2f} | {result['frames']:.1f} |"
+            row(
+                f"{BATCH} frames" if limit is None else f"{limit} atoms",
+                f"{result['largest']:.0f}",
+                f"{result['batch']:.0f}",
+                f"{result['memory']:.2f}",
+                f"{result['clock']:.1f}",
+            )
         )
-        print(lines[-1], flush=True)
-    lines.append("")
-    ratios = ", ".join(f"{rate / rates[0]:.2f}" for rate in rates[1:])
-    lines.append(f"Frames per second against fixed batches: {ratios}.")
-    return "\n".join(lines)
+    ratios = [f"{result['clock'] / results[0]['clock']:.2f}" for result in results[1:]]
+    return "\n".join([*lines, "", f"Against fixed batches: {', '.join(ratios)}."])
 
 
 def main() -> None:
@@ -286,22 +376,29 @@ def main() -> None:
         return
     parts = [
         "# Large data and mixed sizes",
-        f"Default options (`ace`), float32, {given.threads} thread(s), {given.steps} "
-        f"steps, best of {given.repeats} run(s), torch {torch.__version__}, "
-        f"{platform.machine()}. Frames per second of processor time of all "
-        "threads; the time until the first step is that of the clock.",
+        f"Default options (`ace`), float32, {given.threads} thread(s) on "
+        f"{os.cpu_count()} cores, {given.steps} steps, median of {given.repeats} runs "
+        f"in turn (of memory the largest), torch {torch.__version__}, "
+        f"{platform.machine()}. Frames per second of the clock, and of processor time "
+        "of all threads.",
     ]
-    with TemporaryDirectory(dir=given.folder) as directory:
+    with ExitStack() as stack:
+        folder = given.folder
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
         parts += ["## Frames in memory and on disk"]
         parts += [f"Copies of `{given.data.name}` with noise, batches of {BATCH}."]
-        parts += [table_of_streams(given, Path(directory))]
+        parts += [table_of_streams(given, folder)]
+        parts += ["## Four processes"]
+        parts += [f"{given.held:,} frames, batches of {BATCH} in each process."]
+        parts += [table_of_processes(given, folder)]
         if given.molecules and given.cells:
             parts += ["## Molecules and cells"]
             parts += [
                 f"`{given.molecules.name}` and `{given.cells.name}`, as many atoms of "
                 "one as of the other."
             ]
-            parts += [table_of_mixture(given, Path(directory))]
+            parts += [table_of_mixture(given, folder)]
     parts += [f"Made with `python benchmarks/scale.py {' '.join(sys.argv[1:])}`."]
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text("\n\n".join(parts) + "\n")

@@ -1,5 +1,6 @@
 """What data sets on disk hold, without reading all of them."""
 
+import math
 import mmap
 import os
 import zipfile
@@ -92,7 +93,7 @@ def check_sizes(base: Any) -> None:
     :raises ValueError: if a file has another size than its array.
     """
     for array in _mapped(vars(base).values()):
-        expected = int(np.prod(array.shape)) * array.dtype.itemsize
+        expected = math.prod(array.shape) * array.dtype.itemsize
         size = os.stat(array.path).st_size
         if size != expected:
             raise ValueError(
