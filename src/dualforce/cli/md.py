@@ -8,7 +8,7 @@ import click
 from ..engines import ModelReference
 from ..engines.tuned import usual_correction
 from ..md import MDSettings, run_md
-from ..md.run_folder import GuardAction
+from ..md.run_folder import GuardAction, RunFolder
 from .common import model_options, read_structure
 from .md_options import settings_options
 
@@ -24,6 +24,12 @@ from .md_options import settings_options
     "than half again what `dualforce tune` found, or the first outer points.",
 )
 @click.option(
+    "--collect",
+    is_flag=True,
+    help="Keep structures where the forces differ more than usual or the training data "
+    "are left, with energy and conservative forces, in collected.extxyz.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(),
@@ -36,6 +42,7 @@ def md(
     structure: str,
     settings: MDSettings,
     guard: GuardAction,
+    collect: bool,
     output: str,
     resume: bool,
 ) -> None:
@@ -55,6 +62,7 @@ def md(
         settings,
         guard=guard,
         usual_correction=usual_correction(model, hydrogen_mass=settings.hydrogen_mass),
+        collect=collect,
         resume=resume,
         structure=Path(structure),
     )
@@ -67,3 +75,18 @@ def md(
         sys.exit(130)
     for line in outcome.lines:
         click.echo(line)
+    if collect:
+        click.echo(_about_collected(outcome.collected, output, model))
+
+
+def _about_collected(number: int, output: str, model: ModelReference) -> str:
+    """How many structures a run has given, and what to do with them."""
+    if number == 0:
+        return "No structure collected: the run stayed where the forces are known."
+    plural = "" if number == 1 else "s"
+    return (
+        f"Collected in {RunFolder(output).collected}: {number} structure{plural}, with "
+        f"the conservative energy and forces of {model.model}. Its direct force can "
+        "learn from them (`mtt train`, `teacher: keep_labels`); to improve its energy, "
+        "label them with the reference method"
+    )

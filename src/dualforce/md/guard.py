@@ -68,13 +68,26 @@ class Guard:
         if len(self.corrections) < self.window:
             self.corrections.append(correction)
             return n_inner
-        usual = float(np.median(self.corrections))
-        if correction <= self.factor * usual:
+        if not self.is_out_of_range(correction):
             self.in_range += 1
             return n_inner
         self.in_range = 0
-        self._warn(correction, usual)
+        self._warn(correction)
         return _shorter(n_inner) if self.shorten else n_inner
+
+    def is_out_of_range(self, correction: float) -> bool:
+        """Whether a correction exceeds the usual range; never as long as that is not
+        known.
+
+        :param correction: root mean square of the correction, in eV/Å.
+        """
+        if len(self.corrections) < self.window:
+            return False
+        return correction > self.factor * self._usual
+
+    @property
+    def _usual(self) -> float:
+        return float(np.median(self.corrections))
 
     def lengthen(self, n_inner: int, longest: int) -> int:
         """At the end of a whole outer step: whether the loop may be longer again.
@@ -88,7 +101,7 @@ class Guard:
         self.in_range, self.warned = 0, False
         return _longer(n_inner, longest)
 
-    def _warn(self, correction: float, usual: float) -> None:
+    def _warn(self, correction: float) -> None:
         if self.warned:
             return
         self.warned = True
@@ -99,7 +112,7 @@ class Guard:
         )
         logging.warning(
             f"conservative and direct force differ by {1000 * correction:.0f} meV/Å "
-            f"(RMS), usually by {1000 * usual:.0f}: {remedy}"
+            f"(RMS), usually by {1000 * self._usual:.0f}: {remedy}"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from .. import __version__
 from ..forces import CombinedForces, ForceSource
+from .collection import collected_steps
 from .respa import RespaVelocityVerlet
 from .settings import MDSettings
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.npz"
         self.final = self.path / "final.extxyz"
         self.last_good = self.path / "last-good.extxyz"
+        self.collected = self.path / "collected.extxyz"
 
     def setting(self, name: str) -> Optional[float]:
         """A number among the settings of the run in the folder; none where there is no
@@ -122,9 +124,14 @@ class RunFolder:
         :param interval: outer steps between frames.
         :raises ValueError: if the files end before.
         """
-        n_frames = run.nsteps // interval + 1 if self.checkpoint.exists() else 0
-        _keep_lines(self.trajectory, n_frames * (len(run.atoms) + 2))
+        # A run that has not left its first step writes that once more.
+        n_lines, is_begun = len(run.atoms) + 2, run.nsteps > 0
+        n_frames = run.nsteps // interval + 1 if is_begun else 0
+        _keep_lines(self.trajectory, n_frames * n_lines)
         _keep_lines(self.log, n_frames + 1 if n_frames else 0)
+        last = run.nsteps * run.n_inner if is_begun else -1
+        steps = collected_steps(self.collected, len(run.atoms))
+        _keep_lines(self.collected, sum(step <= last for step in steps) * n_lines)
 
 
 def _differences(

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..forces import CountedForces, Evaluation, ForceSource, Model, load_forces
 from .barostat import RespaNPT
 from .checkpoint import restore_run, save_run
+from .collection import Collection
 from .extrapolation import Extrapolation
 from .guard import Guard
 from .log import RunLog, summarise
@@ -46,6 +47,8 @@ class Outcome:
     """Whether it reached its end."""
     lines: List[str]
     """Summary, for people."""
+    collected: int = 0
+    """Structures in ``collected.extxyz``."""
 
 
 def run_md(
@@ -56,6 +59,7 @@ def run_md(
     *,
     guard: GuardAction = "warn",
     usual_correction: Optional[float] = None,
+    collect: bool = False,
     resume: bool = False,
     structure: Optional[Path] = None,
 ) -> Outcome:
@@ -74,6 +78,10 @@ def run_md(
         ``warn``, or ``shorten`` the inner loop.
     :param usual_correction: root mean square of their difference where the model is
         known to be good, in eV/Å. Default: the median of the first outer points.
+    :param collect: keep structures at outer points where the difference is larger than
+        usual or the training data of the model are left, in ``collected.extxyz``, with
+        energy (eV) and conservative forces (eV/Å) as labels: at least 50 fs apart,
+        farther after each 20 of them, and 200 at most.
     :param resume: continue the run in the folder; with more steps it becomes longer.
     :param structure: file that ``atoms`` come from, to recognise the run by.
     :return: how it ended.
@@ -105,7 +113,8 @@ def run_md(
     if folder.checkpoint.exists():
         restore_run(run, folder.checkpoint)
     folder.drop_after(run, settings.outer_interval)
-    return _run_in(folder, run, counted, settings)
+    collection = Collection(run, folder.collected) if collect else None
+    return _run_in(folder, run, counted, settings, collection)
 
 
 def make_run(
@@ -165,21 +174,23 @@ def _run_in(
     run: RespaVelocityVerlet,
     counted: CountedForces,
     settings: MDSettings,
+    collection: Optional[Collection],
 ) -> Outcome:
     """Go on with a run to its end, or until interrupted."""
     first, start = run.nsteps, time.perf_counter()
     with folder.log.open("a") as log:
-        _attach(run, RunLog(run, log), folder, settings)
+        _attach(run, RunLog(run, log), folder, settings, collection)
         stopped = _advance(run, settings)
     seconds = time.perf_counter() - start
+    n_collected = len(collection.steps) if collection else 0
     if stopped:
         interval = _checkpoint_interval(settings)
         step = interval * (run.nsteps // interval)
-        return Outcome(step * settings.n_inner, False, [])
+        return Outcome(step * settings.n_inner, False, [], n_collected)
     ase.io.write(folder.final, _frame(run), format="extxyz")
     lines = summarise(folder.log).lines()
     lines.append(_speed(run, run.nsteps - first, seconds, counted))
-    return Outcome(run.nsteps * settings.n_inner, True, lines)
+    return Outcome(run.nsteps * settings.n_inner, True, lines, n_collected)
 
 
 def _checkpoint_interval(settings: MDSettings) -> int:
@@ -187,7 +198,11 @@ def _checkpoint_interval(settings: MDSettings) -> int:
 
 
 def _attach(
-    run: RespaVelocityVerlet, log: RunLog, folder: RunFolder, settings: MDSettings
+    run: RespaVelocityVerlet,
+    log: RunLog,
+    folder: RunFolder,
+    settings: MDSettings,
+    collection: Optional[Collection],
 ) -> None:
     """Frames and lines of the log come before the checkpoint that presumes them."""
     extrapolation = Extrapolation(run.forces)
@@ -198,6 +213,8 @@ def _attach(
         extrapolation.watch(run.atoms, f"at step {run.nsteps * run.n_inner}")
 
     run.attach(write_frame, settings.outer_interval)
+    if collection is not None:
+        run.attach(collection.watch)
     run.attach(lambda: save_run(run, folder.checkpoint), _checkpoint_interval(settings))
 
 
