@@ -23,7 +23,7 @@ from click.testing import CliRunner
 import dualforce
 from dualforce.cli import main
 from dualforce.distillation import AccelerationError, accelerate
-from dualforce.distillation.acceleration import _lock, _why_not
+from dualforce.distillation.acceleration import _why_not, lock
 from dualforce.distillation.exploration import explore
 from dualforce.distillation.labelling import LabelStore
 from dualforce.distillation.plan import cutoff_for, make_plan, student_options
@@ -219,7 +219,7 @@ def test_a_folder_is_for_one_task(made: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="no folder of `dualforce accelerate`"):
         accelerate(EMT_NAME, structures, tmp_path, **QUICK)
     with (
-        _lock(made),
+        lock(made),
         pytest.raises(AccelerationError, match="another process works in"),
     ):
         accelerate(EMT_NAME, structures, made, **QUICK)

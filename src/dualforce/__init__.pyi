@@ -1,6 +1,6 @@
 from . import torchsim
 from .diagnostics import diagnose
-from .distillation import accelerate, combine, combine_files
+from .distillation import accelerate, combine, combine_files, continue_acceleration
 from .engines import ModelReference, write_inputs
 from .engines.ipi import IPIDriver
 from .engines.openmm import openmm_simulation
@@ -64,6 +64,7 @@ __all__ = [
     "accelerate",
     "combine",
     "combine_files",
+    "continue_acceleration",
     "diagnose",
     "equilibrate",
     "fix_center_of_mass",

@@ -2,20 +2,38 @@
 
 import signal
 import sys
+from functools import partial
 from typing import Any, Optional
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..distillation import accelerate as make_faster
+from ..distillation import continue_acceleration
 from ..distillation.results import REPORT, summary
 from ..md.acceptance import TOLERANCE
 
 
+KEPT = ("temperatures", "rounds", "epochs", "tolerance", "seed", "output")
+"""Options that a folder keeps."""
+
+
 @click.command()
-@click.argument("teacher")
-@click.argument("structures", type=click.Path(exists=True, dir_okay=False))
+@click.argument(
+    "inputs",
+    nargs=-1,
+    required=False,
+    metavar="TEACHER STRUCTURES",
+)
+@click.option(
+    "--continue",
+    "folder",
+    type=click.Path(file_okay=False),
+    help="Let the pair in this folder learn from structures that `dualforce md "
+    "--collect` has collected, given in place of TEACHER and STRUCTURES.",
+)
 @click.option(
     "--temperature",
     "temperatures",
@@ -24,7 +42,12 @@ from ..md.acceptance import TOLERANCE
     default=(300.0,),
     help="At which the pair is to run, in K; may be given several times.",
 )
-@click.option("--minutes", default=60.0, help="Wall time of everything.")
+@click.option(
+    "--minutes",
+    default=60.0,
+    help="Wall time of everything; with --continue by default that of the last "
+    "training and of the inner steps before.",
+)
 @click.option(
     "--rounds", default=3, help="Of runs and training; from the second on of the pair."
 )
@@ -44,20 +67,13 @@ from ..md.acceptance import TOLERANCE
     "-o",
     "--output",
     type=click.Path(file_okay=False),
-    required=True,
     help="Folder for all of it; the same command goes on where it was interrupted.",
 )
 def accelerate(
-    teacher: str,
-    structures: str,
-    temperatures: tuple[float, ...],
-    minutes: float,
-    rounds: int,
-    epochs: int | None,
-    tolerance: float,
-    seed: int,
+    inputs: tuple[str, ...],
+    folder: str | None,
     device: str | None,
-    output: str,
+    **options: Any,
 ) -> None:
     """Make TEACHER faster on STRUCTURES: a small network learns its forces.
 
@@ -65,30 +81,63 @@ def accelerate(
     module:callable (file.py:callable) for what returns a calculator of ASE, or the name
     of a package's model: sevennet-0, chgnet, mace:FILE, gfn1-xtb, gfn2-xtb. The
     structures need no labels. Afterwards `dualforce md FOLDER` runs the pair, whose
-    energy is that of TEACHER.
+    energy is that of TEACHER. Where its runs come to structures it knows too little of,
+
+    dualforce accelerate --continue FOLDER run/collected.extxyz ...
+
+    learns from them; until that is done the pair in the folder stays as it is.
     """
+    context = click.get_current_context()
+    given = {
+        name for name in options if context.get_parameter_source(name) in _BY_THE_USER
+    }
+    if folder is not None:
+        _check_continued(given)
+        minutes = options["minutes"] if "minutes" in given else None
+        make = partial(continue_acceleration, folder, inputs, minutes=minutes)
+    else:
+        teacher, structures, output = _check_begun(inputs, options.pop("output"))
+        make = partial(make_faster, teacher, structures, output, **options)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with logging_redirect_tqdm(), _Bar() as bar:
-            result = make_faster(
-                teacher,
-                structures,
-                output,
-                temperatures=temperatures,
-                minutes=minutes,
-                rounds=rounds,
-                epochs=epochs,
-                tolerance=tolerance,
-                seed=seed,
-                device=device,
-                progress=bar.show,
-            )
+            result = make(device=device, progress=bar.show)
     except KeyboardInterrupt:
         click.echo("Interrupted. The same command goes on from here.", err=True)
         sys.exit(130)
     for line in summary(result):
         click.echo(line)
     click.echo(f"Written: {result.folder / REPORT}")
+
+
+_BY_THE_USER = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
+
+def _check_continued(given: set[str]) -> None:
+    """
+    :raises click.UsageError: if there is an option that the folder knows.
+    """
+    names = {"temperatures": "--temperature", "output": "-o"}
+    kept = [names.get(name, f"--{name}") for name in KEPT if name in given]
+    if kept:
+        raise click.UsageError(
+            f"with --continue the folder says what {', '.join(kept)} would: leave "
+            "that out"
+        )
+
+
+def _check_begun(inputs: tuple[str, ...], output: str | None) -> tuple[str, str, str]:
+    """
+    :raises click.UsageError: if there are too few or too many arguments.
+    """
+    for missing, position in (("TEACHER", 0), ("STRUCTURES", 1)):
+        if len(inputs) == position:
+            raise click.UsageError(f"Missing argument '{missing}'.")
+    if len(inputs) > 2:
+        raise click.UsageError(f"Got unexpected extra argument ({inputs[2]})")
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    return inputs[0], inputs[1], output
 
 
 def _interrupt(*_: Any) -> None:

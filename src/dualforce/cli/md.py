@@ -83,10 +83,15 @@ def _about_collected(number: int, output: str, model: ModelReference) -> str:
     """How many structures a run has given, and what to do with them."""
     if number == 0:
         return "No structure collected: the run stayed where the forces are known."
-    plural = "" if number == 1 else "s"
+    path, plural = RunFolder(output).collected, "" if number == 1 else "s"
+    found = f"Collected in {path}: {number} structure{plural}"
+    if model.folder is not None:
+        return (
+            f"{found}. The pair learns from them: dualforce accelerate --continue "
+            f"{model.folder} {path}"
+        )
     return (
-        f"Collected in {RunFolder(output).collected}: {number} structure{plural}, with "
-        f"the conservative energy and forces of {model.model}. Its direct force can "
-        "learn from them (`mtt train`, `teacher: keep_labels`); to improve its energy, "
-        "label them with the reference method"
+        f"{found}, with the conservative energy and forces of {model.model}. Its "
+        "direct force can learn from them (`mtt train`, `teacher: keep_labels`); to "
+        "improve its energy, label them with the reference method"
     )

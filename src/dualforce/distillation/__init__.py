@@ -3,6 +3,7 @@ way from one to the other in one command."""
 
 from .acceleration import accelerate
 from .combine import combine, combine_files
+from .continuation import continue_acceleration
 from .results import Acceleration, AccelerationError
 
 
@@ -12,4 +13,5 @@ __all__ = [
     "accelerate",
     "combine",
     "combine_files",
+    "continue_acceleration",
 ]

@@ -115,7 +115,7 @@ def accelerate(
         folder was begun with other arguments.
     """
     _check_arguments(temperatures, minutes, tolerance, rounds)
-    frames = _read(structures)
+    frames = read_structures(structures)
     folder = Path(output)
     description: Dict[str, Any] = {
         "teacher": _portable(teacher),
@@ -137,12 +137,11 @@ def accelerate(
             "another teacher"
         )
     _take(folder, description)
-    with _lock(folder):
-        work = _Work(folder, source, frames, description, progress)
-        return work.run()
+    with lock(folder):
+        return Work(folder, source, frames, description, progress).run()
 
 
-class _Work:
+class Work:
     """All parts of an acceleration, each done once and kept."""
 
     def __init__(
@@ -158,30 +157,33 @@ class _Work:
         self.temperatures: List[float] = description["temperatures_K"]
         self.seed = int(description["seed"])
         self.labels = folder / "labels" / f"labels-{teacher.hash}.extxyz"
-        self._parts: Dict[str, Any] = _read_json(folder / PARTS) or {}
+        self.parts_file = folder / PARTS
+        self.parts: Dict[str, Any] = read_json(self.parts_file) or {}
 
     def run(self) -> Acceleration:
         """Do what is not done."""
-        plan = plan_from(self._part("plan", self._plan))
-        rounds = self._rounds(plan)
-        checks = [
-            Check(**self._part(f"check at {t:g} K", partial(self._check, plan, t)))
-            for t in self.temperatures
-        ]
-        result = Acceleration(
-            self.folder, self.description["teacher"], plan, rounds, checks
-        )
-        write_report(result)
-        self._finish(result)
+        result = self.result(plan_from(self.part("plan", self._plan)))
+        self.finish(result)
         return result
 
-    def _part(self, name: str, make: Callable[[], Any]) -> Any:
+    def result(self, plan: Plan) -> Acceleration:
+        """What rounds and checks have given, now or earlier."""
+        rounds = self.rounds(plan)
+        checks = [
+            Check(**self.part(check_at(t), partial(self._check, plan, t)))
+            for t in self.temperatures
+        ]
+        return Acceleration(
+            self.folder, self.description["teacher"], plan, rounds, checks
+        )
+
+    def part(self, name: str, make: Callable[[], Any]) -> Any:
         """What a part has given, as JSON has it, now or earlier."""
-        if name not in self._parts:
+        if name not in self.parts:
             found = make()
-            self._parts[name] = asdict(found)
-            _write_json(self.folder / PARTS, self._parts)
-        return self._parts[name]
+            self.parts[name] = asdict(found)
+            write_json(self.parts_file, self.parts)
+        return self.parts[name]
 
     # ------------------------------------------------------------------------ parts
 
@@ -198,21 +200,24 @@ class _Work:
             seconds,
         )
 
-    def _rounds(self, plan: Plan) -> List[RoundResult]:
+    def rounds(self, plan: Plan) -> List[RoundResult]:
+        """Those of the plan, and those that have continued it."""
         results: List[RoundResult] = []
         for number, planned in enumerate(plan.rounds, 1):
             make = partial(self._round, plan, number, planned)
-            part = self._part(f"round {number}", make)
+            part = self.part(f"round {number}", make)
             results.append(RoundResult(**part))
             if results[-1].follows:
                 break
+        while f"round {len(results) + 1}" in self.parts:
+            results.append(RoundResult(**self.parts[f"round {len(results) + 1}"]))
         return results
 
     def _round(self, plan: Plan, number: int, planned: Round) -> RoundResult:
         """Collect structures, and train on all there are."""
         # From the file, as after an interrupt: positions in it are rounded.
         store = LabelStore(self.labels)
-        learnt = self._learnt(number - 1)
+        learnt = self.learnt(number - 1)
         calls = planned.calls
         if number == 1:
             calls -= self._label_own(store, int(USER_SHARE * calls))
@@ -223,7 +228,7 @@ class _Work:
         if follows:
             minutes = sum(each.minutes for each in plan.rounds[number - 1 :])
         everything = [*learnt, *met.frames]
-        self._train(number, everything, minutes)
+        self.train(number, everything, minutes)
         return RoundResult(
             frames=len(everything),
             new=len(met.frames),
@@ -233,12 +238,12 @@ class _Work:
             follows=follows,
         )
 
-    def _train(self, number: int, frames: List[ase.Atoms], minutes: float) -> None:
+    def train(self, number: int, frames: List[ase.Atoms], minutes: float) -> None:
         """Train the student of a round, from that of the round before."""
-        folder, seconds = self._folder(number), 60.0 * minutes
+        folder, seconds = self.round_folder(number), 60.0 * minutes
         folder.mkdir(exist_ok=True)
         write_structures(folder / STRUCTURES, frames)
-        last = self._folder(number - 1) / CHECKPOINT
+        last = self.round_folder(number - 1) / CHECKPOINT
         options = student_options(
             STRUCTURES,
             frames,
@@ -272,7 +277,8 @@ class _Work:
             doing = "runs with the teacher"
         else:
             pair = CombinedForces(
-                self.teacher.forces, load_forces(self._folder(number - 1) / STUDENT)
+                self.teacher.forces,
+                load_forces(self.round_folder(number - 1) / STUDENT),
             )
             mover = Mover(pair, plan.timestep, STUDENT_INNER, interval=SPACING)
             pair.warm_up(known[0], self.teacher.labels_stress_of(known[0]))
@@ -310,18 +316,24 @@ class _Work:
         indices = sorted({spread(i, n_frames) for i in range(number)})
         return [self.frames[i] for i in indices]
 
-    def _learnt(self, number: int) -> List[ase.Atoms]:
+    def learnt(self, number: int) -> List[ase.Atoms]:
         """Structures that the student of a round has learnt from."""
-        path = self._folder(number) / STRUCTURES
+        path = self.round_folder(number) / STRUCTURES
         return list(ase.io.iread(path, ":")) if number > 0 else []
 
-    def _folder(self, number: int) -> Path:
+    def round_folder(self, number: int) -> Path:
+        """Where the student of a round is."""
         return self.folder / f"round-{number}"
 
     @property
     def _last(self) -> Path:
         """Folder of the last student."""
-        return self._folder(sum("round" in name for name in self._parts))
+        return self.round_folder(self.n_rounds)
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds that are done."""
+        return sum("round" in name for name in self.parts)
 
     def _pair(self) -> ForceSource:
         return CombinedForces(self.teacher.forces, load_forces(self._last / STUDENT))
@@ -356,14 +368,15 @@ class _Work:
 
     # ------------------------------------------------------------------------ result
 
-    def _finish(self, result: Acceleration) -> None:
-        """Write the pair, unless it is of no use."""
+    def finish(self, result: Acceleration) -> None:
+        """Write report and pair, unless it is of no use."""
+        write_report(result)
         if result.has_failed:
             (self.folder / "pair.json").unlink(missing_ok=True)
             raise AccelerationError(_why_not(result))
         has_file = (self._last / COMBINED).exists()
         for name in (STUDENT, CHECKPOINT, *([COMBINED] if has_file else [])):
-            shutil.copyfile(self._last / name, self.folder / name)
+            _replace(self._last / name, self.folder / name)
         ase.io.write(self.folder / STRUCTURE, self.frames[0], format="extxyz")
         pair = Pair(
             COMBINED if has_file else self.description["teacher"],
@@ -397,8 +410,10 @@ def _check_arguments(
     check_positive(minutes=minutes, tolerance=tolerance, rounds=rounds)
 
 
-def _read(structures: Union[str, Path]) -> List[ase.Atoms]:
+def read_structures(structures: Union[str, Path]) -> List[ase.Atoms]:
     """Structures of a file, each of which can be run."""
+    if not Path(structures).is_file():
+        raise FileNotFoundError(f"there is no file '{structures}'")
     try:
         frames = list(ase.io.iread(structures, ":"))
     except Exception as error:  # readers of ASE raise whatever they like
@@ -440,9 +455,9 @@ def _take(folder: Path, description: Mapping[str, Any]) -> None:
                 "another one with -o"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(path, description)
+        write_json(path, description)
         return
-    old = _read_json(path) or {}
+    old = read_json(path) or {}
     differences = [
         f"{name} was {old.get(name)}, now {value}"
         for name, value in description.items()
@@ -456,7 +471,7 @@ def _take(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Keep other processes out of the folder. A training that has outlived its parent
     still holds the lock."""
     with (folder / "lock").open("a") as file:
@@ -543,7 +558,23 @@ def _with_time_left(report: Callable[[float, float], None]) -> Callable[[float],
     return report_share
 
 
-def _read_json(path: Path) -> Optional[Dict[str, Any]]:
+def check_at(temperature: float) -> str:
+    """Name of the part that finds the inner steps at a temperature, in K."""
+    return f"check at {temperature:g} K"
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Copy a file; what runs meanwhile sees the old one or the new one."""
+    unfinished = target.with_name(target.name + ".unfinished")
+    shutil.copyfile(source, unfinished)
+    os.replace(unfinished, target)
+
+
+def read_json(path: Path) -> Optional[Dict[str, Any]]:
+    """What a file holds, if there is one.
+
+    :raises ValueError: if it is damaged.
+    """
     try:
         content: Dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
@@ -555,7 +586,8 @@ def _read_json(path: Path) -> Optional[Dict[str, Any]]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file at once or not at all."""
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(unfinished, path)

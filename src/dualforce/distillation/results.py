@@ -12,8 +12,12 @@ from .plan import Plan
 REPORT = "report.md"
 
 
+COLLECTED = "collected"
+"""In the place of a temperature: structures that runs have collected."""
+
+
 class AccelerationError(RuntimeError):
-    """There is no pair; the message says why, and what to do."""
+    """There is no pair, or no new one; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class RoundResult:
     """Evaluations of the teacher."""
     correction: Dict[str, float]
     """RMS of conservative minus direct force of the student before this round, by
-    temperature in K, in eV/Å; empty in the first round."""
+    temperature in K or for :data:`COLLECTED` structures, in eV/Å; empty in the first
+    round."""
     forces: Dict[str, float]
     """RMS of the forces, likewise."""
     follows: bool
@@ -168,13 +173,15 @@ def _sentence(check: Check) -> str:
 
 
 def _rounds_table(rounds: Sequence[RoundResult], temperatures: Sequence[float]) -> str:
-    keys = [f"{t:g}" for t in temperatures]
+    has_collected = any(COLLECTED in each.correction for each in rounds)
+    keys = [f"{t:g}" for t in temperatures] + [COLLECTED] * has_collected
     header = ["round", "structures", "new", "teacher calls"]
     rows = []
     for number, each in enumerate(rounds, 1):
         cells = [f"{number}", f"{each.frames}", f"{each.new}", f"{each.calls}"]
         rows.append(cells + [_correction(each, key) for key in keys])
-    return _table(header + [f"correction at {key} K" for key in keys], rows)
+    header += [f"correction at {t:g} K" for t in temperatures]
+    return _table(header + ["correction, collected"] * has_collected, rows)
 
 
 def _correction(result: RoundResult, key: str) -> str:

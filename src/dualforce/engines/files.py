@@ -40,6 +40,8 @@ class ModelReference:
     """Folder with compiled extensions of exported models."""
     temperature: Optional[float] = None
     """At which it is to be run unless the user says otherwise, in K."""
+    folder: Optional[str] = None
+    """Of `dualforce accelerate`, where the models are from one."""
 
     def of_folder(self) -> "ModelReference":
         """The models in the folder, where ``model`` is one of `dualforce accelerate`.
@@ -54,6 +56,7 @@ class ModelReference:
             model=pair.model,
             direct_model=self.direct_model or pair.direct_model,
             temperature=pair.temperature,
+            folder=self.model,
         )
 
     def load(self) -> ForceSource:
