@@ -36,6 +36,7 @@ from ..md.thermostats import check_positive
 from ..md.timesteps import propose_timesteps
 from ..md.tuning import Tuning, tune
 from ..md.tuning_report import advice, write
+from ..writing import replacing
 from .exploration import Exploration, explore
 from .labelling import FILE, LabelStore, label_frames, label_one
 from .plan import SPACING, Plan, Round, make_plan, plan_from, student_options
@@ -565,9 +566,8 @@ def check_at(temperature: float) -> str:
 
 def _replace(source: Path, target: Path) -> None:
     """Copy a file; what runs meanwhile sees the old one or the new one."""
-    unfinished = target.with_name(target.name + ".unfinished")
-    shutil.copyfile(source, unfinished)
-    os.replace(unfinished, target)
+    with replacing(target) as unfinished:
+        shutil.copyfile(source, unfinished)
 
 
 def read_json(path: Path) -> Optional[Dict[str, Any]]:
@@ -588,6 +588,5 @@ def read_json(path: Path) -> Optional[Dict[str, Any]]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file at once or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import platform
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
@@ -16,6 +15,7 @@ import torch
 
 from .. import __version__
 from ..forces import CombinedForces, ForceSource
+from ..writing import replacing
 from .collection import collected_steps
 from .respa import RespaVelocityVerlet
 from .settings import MDSettings
@@ -65,10 +65,8 @@ class RunFolder:
 
     def write_description(self, description: Dict[str, Any]) -> None:
         """Make the folder, with the description alone."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        unfinished = self.description.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(description, indent=2) + "\n")
-        os.replace(unfinished, self.description)
+        with replacing(self.description) as unfinished:
+            unfinished.write_text(json.dumps(description, indent=2) + "\n")
 
     def _check_empty(self) -> None:
         if self.description.exists():
