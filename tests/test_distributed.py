@@ -41,6 +41,8 @@ training = dict(batch_size=4 // int(size), max_atoms_per_batch=int(atoms) or Non
                 distributed_port=int(port), weight_decay=float(weight_decay))
 model, trainer = train(options(Path(data), training), Path(directory))
 assert trainer.processes.size == int(size)
+threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if "gloo" in name], threads
 torch.save(model.state_dict(), Path(directory) / f"{trainer.processes.rank}.weights")
 torch.save(trainer.best_state, Path(directory) / f"{trainer.processes.rank}.best")
 """
@@ -202,8 +204,7 @@ def test_torchrun(tmp_path: Path) -> None:
         timeout=180,
         check=False,
     )
-    # Once in forty runs the second process has aborted as it exited, all work done.
-    assert done.returncode == 0 or "terminate called" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("outputs/*/*/train.log")
     lines = log.read_text()
     assert "Training with 2 process(es)" in lines and "Epoch 1 |" in lines, done.stderr

@@ -158,6 +158,10 @@ def start_processes(
     """
     if not check_distributed(hypers):
         return Processes(rank=0, size=1, device=devices[0])
+    # Functions there have the group as a default: imported later, they keep it and its
+    # threads, which now and then abort the process when it exits.
+    import torch.distributed.nn  # noqa: F401
+
     environment = DistributedEnvironment(hypers["distributed_port"])
     rank, size = environment.rank, environment.world_size
     store = _meet(environment)
