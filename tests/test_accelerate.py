@@ -170,6 +170,7 @@ def test_the_folder_runs(made: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     run = json.loads((output / "run.json").read_text())["run"]
     assert (run["n_inner"], run["timestep"], run["temperature"]) == (8, 2.0, 300.0)
+    assert run["guard"] == "shorten"
     report = (made / "report.md").read_text()
     assert "At 300 K M = 8 with steps of 2 fs is 4.0 times as fast" in report
     assert "energy drifts by 0.1 meV/atom/ps" in report

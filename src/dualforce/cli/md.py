@@ -19,9 +19,10 @@ from .md_options import settings_options
 @click.option(
     "--guard",
     type=click.Choice(["warn", "shorten"]),
-    default="warn",
     help="What to do while conservative and direct force differ more than usual: more "
-    "than half again what `dualforce tune` found, or the first outer points.",
+    "than half again what `dualforce tune` found, or the first outer points. If not "
+    "given, shorten (M goes down, to conservative steps if need be) with a folder of "
+    "`dualforce accelerate`, otherwise warn.",
 )
 @click.option(
     "--collect",
@@ -41,7 +42,7 @@ def md(
     model: ModelReference,
     structure: str,
     settings: MDSettings,
-    guard: GuardAction,
+    guard: GuardAction | None,
     collect: bool,
     output: str,
     resume: bool,
@@ -60,7 +61,7 @@ def md(
         read_structure(structure),
         output,
         settings,
-        guard=guard,
+        guard=guard or ("warn" if model.folder is None else "shorten"),
         usual_correction=usual_correction(model, hydrogen_mass=settings.hydrogen_mass),
         collect=collect,
         resume=resume,

@@ -13,7 +13,7 @@ from ..writing import replacing
 from .respa import RespaVelocityVerlet
 
 
-VERSION = 1
+VERSION = 2
 
 
 def save_run(run: RespaVelocityVerlet, path: Union[str, Path]) -> None:

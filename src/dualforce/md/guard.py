@@ -18,6 +18,10 @@ class RunFailedError(RuntimeError):
     the last good structure is."""
 
 
+UNLIMITED = 1_000_000
+"""Inner steps that a correction in range allows."""
+
+
 @dataclass
 class Guard:
     """Watches the correction, conservative minus direct force, at the outer points.
@@ -30,18 +34,24 @@ class Guard:
     factor: float = 1.5
     """The usual range ends at this multiple of the usual correction."""
     shorten: bool = False
-    """Halve the number of inner steps while the correction is out of range. Without it
-    the guard warns only."""
+    """Take fewer inner steps while the correction is out of range. Without it the guard
+    warns only.
+
+    Kicks by a correction :math:`c` every :math:`M` steps heat by :math:`M c^2` at most
+    (uncorrelated ones; those of a smooth trajectory less), so :math:`M` goes down with
+    the square of what is too much. It is one, conservative steps, at once where the
+    correction is large, and goes up when an excursion is ``window`` outer steps ago."""
     max_drift: float = 0.1
     """In eV/atom: the run is stopped where the conserved quantity has changed by more
     since the start."""
     window: int = 20
-    """The usual correction is the median over this many outer points at the start;
-    so many points in range also end a shortened loop."""
+    """The usual correction is the median over this many outer points at the start; as
+    many outer steps, with that which begins, decide about the number of inner steps."""
     corrections: List[float] = field(default_factory=list)
     """Root mean squares at the start, in eV/Å."""
-    in_range: int = 0
-    """Outer points since the correction was last out of range."""
+    allowed: List[int] = field(default_factory=lambda: [UNLIMITED])
+    """Numbers of inner steps that the last whole outer steps allow, each that of its
+    largest correction."""
     warned: bool = False
     """Whether the present excursion has been reported."""
     usual: Optional[float] = None
@@ -58,22 +68,20 @@ class Guard:
         if self.usual is not None:
             self.corrections = [self.usual] * self.window
 
-    def watch(self, correction: float, n_inner: int) -> int:
+    def watch(self, correction: float, longest: int) -> int:
         """Take note of an outer point.
 
         :param correction: root mean square of the correction, in eV/Å.
-        :param n_inner: present number of inner steps.
-        :return: number of inner steps to go on with, a divisor of ``n_inner``.
+        :param longest: number of inner steps the user asked for.
+        :return: number of inner steps to go on with, at most.
         """
         if len(self.corrections) < self.window:
             self.corrections.append(correction)
-            return n_inner
-        if not self.is_out_of_range(correction):
-            self.in_range += 1
-            return n_inner
-        self.in_range = 0
-        self._warn(correction)
-        return _shorter(n_inner) if self.shorten else n_inner
+        elif self.is_out_of_range(correction):
+            self._warn(correction)
+            allowed = int(longest * (self.factor * self._usual / correction) ** 2)
+            self.allowed[-1] = min(self.allowed[-1], max(1, allowed))
+        return self._n_inner(longest)
 
     def is_out_of_range(self, correction: float) -> bool:
         """Whether a correction exceeds the usual range; never as long as that is not
@@ -89,17 +97,19 @@ class Guard:
     def _usual(self) -> float:
         return float(np.median(self.corrections))
 
-    def lengthen(self, n_inner: int, longest: int) -> int:
-        """At the end of a whole outer step: whether the loop may be longer again.
+    def end_step(self, longest: int) -> int:
+        """Take note of the end of a whole outer step.
 
-        :param n_inner: present number of inner steps.
         :param longest: number of inner steps the user asked for.
-        :return: number of inner steps to go on with, a divisor of ``longest``.
+        :return: number of inner steps to go on with, at most.
         """
-        if self.in_range < self.window:
-            return n_inner
-        self.in_range, self.warned = 0, False
-        return _longer(n_inner, longest)
+        if min(self.allowed) == UNLIMITED:
+            self.warned = False
+        self.allowed = [*self.allowed, UNLIMITED][-self.window :]
+        return self._n_inner(longest)
+
+    def _n_inner(self, longest: int) -> int:
+        return min(longest, *self.allowed) if self.shorten else longest
 
     def _warn(self, correction: float) -> None:
         if self.warned:
@@ -129,12 +139,3 @@ def describe_overlap(atoms: ase.Atoms) -> str:
         f"; atoms {first[closest]} and {second[closest]} are only "
         f"{distances[closest]:.2f} Å apart"
     )
-
-
-def _shorter(n_inner: int) -> int:
-    return max(d for d in range(1, max(2, n_inner // 2 + 1)) if n_inner % d == 0)
-
-
-def _longer(n_inner: int, longest: int) -> int:
-    multiples = range(n_inner, longest + 1, n_inner)
-    return min((d for d in multiples[1:] if longest % d == 0), default=longest)

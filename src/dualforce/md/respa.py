@@ -143,7 +143,8 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.forces = forces
         self.n_inner = int(n_inner)
         self.n_inner_now = self.n_inner
-        """Inner steps between outer points at present; the guard may shorten it."""
+        """Inner steps between outer points at present, at most; the guard may shorten
+        it."""
         self.guard = guard or Guard()
         self.last_good = Path(last_good)
         self.heat = 0.0
@@ -209,7 +210,7 @@ class RespaVelocityVerlet(MolecularDynamics):
             "heat": self.heat,
             "start_conserved": self.start_conserved,
             "corrections": list(guard.corrections),
-            "in_range": guard.in_range,
+            "allowed": list(guard.allowed),
             "warned": guard.warned,
         }
         for kind in ("conservative", "direct"):
@@ -235,7 +236,8 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.heat = state["heat"]
         self.start_conserved = state["start_conserved"]
         self.guard.corrections = list(state["corrections"])
-        self.guard.in_range, self.guard.warned = state["in_range"], state["warned"]
+        self.guard.allowed = list(state["allowed"])
+        self.guard.warned = state["warned"]
         evaluations = [
             Evaluation(state[f"{kind}_forces"], energy, state[f"{kind}_stress"])
             if f"{kind}_forces" in state
@@ -268,13 +270,15 @@ class RespaVelocityVerlet(MolecularDynamics):
             raise
 
     def _whole_step(self) -> None:
-        done = 0
-        while done < self.n_inner:
-            n_inner = self.n_inner_now
+        left = self.n_inner
+        while left > 0:
+            # As few parts as are short enough, as equal as can be: 5 is 3 and 2.
+            n_parts = -(-left // self.n_inner_now)
+            n_inner = -(-left // n_parts)
             self._outer_step(n_inner)
             self._watch()
-            done += n_inner
-        self.n_inner_now = self.guard.lengthen(self.n_inner_now, self.n_inner)
+            left -= n_inner
+        self.n_inner_now = self.guard.end_step(self.n_inner)
         self._check_drift()
 
     def _outer_step(self, n_inner: int) -> None:
@@ -344,7 +348,7 @@ class RespaVelocityVerlet(MolecularDynamics):
     def _watch(self) -> None:
         correction = self.point.correction
         if correction is not None:
-            self.n_inner_now = self.guard.watch(correction, self.n_inner_now)
+            self.n_inner_now = self.guard.watch(correction, self.n_inner)
 
     def _check_drift(self) -> None:
         assert self.start_conserved is not None
