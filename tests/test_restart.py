@@ -105,15 +105,15 @@ def test_checkpoint_is_whole_or_absent(
     """A run that dies while it writes leaves the checkpoint before."""
     path = write(tmp_path / "water.xyz", clusters(4))
     model, trainer, dataset = prepare(options(path, {"num_epochs": 3}))
-    save = torch.save
+    write_bytes = Path.write_bytes
 
-    def die(content: Any, target: Any) -> None:
-        if content["epoch"] == 2:
-            Path(target).write_bytes(b"half")
+    def die(target: Path, content: Any) -> None:
+        if trainer.progress.epoch == 2:
+            write_bytes(target, b"half")
             raise KeyboardInterrupt
-        save(content, target)
+        write_bytes(target, content)
 
-    monkeypatch.setattr(torch, "save", die)
+    monkeypatch.setattr(Path, "write_bytes", die)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(model, torch.float64, CPU, [dataset], [dataset], str(tmp_path))
     assert [p.name for p in tmp_path.glob("*.ckpt")] == ["checkpoint.ckpt"]

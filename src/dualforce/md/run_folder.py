@@ -122,11 +122,13 @@ class RunFolder:
         :param interval: outer steps between frames.
         :raises ValueError: if the files end before.
         """
-        # A run that has not left its first step writes that once more.
         n_lines, is_begun = len(run.atoms) + 2, run.nsteps > 0
-        n_frames = run.nsteps // interval + 1 if is_begun else 0
+        n_frames = run.nsteps // interval + 1 if self.checkpoint.exists() else 0
         _keep_lines(self.trajectory, n_frames * n_lines)
         _keep_lines(self.log, n_frames + 1 if n_frames else 0)
+        if not is_begun:  # The first step is then written once more.
+            _keep_lines(self.trajectory, 0)
+            _keep_lines(self.log, 0)
         last = run.nsteps * run.n_inner if is_begun else -1
         steps = collected_steps(self.collected, len(run.atoms))
         _keep_lines(self.collected, sum(step <= last for step in steps) * n_lines)
