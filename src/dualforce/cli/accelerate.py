@@ -19,12 +19,14 @@ from ..md.acceptance import TOLERANCE
 KEPT = ("temperatures", "rounds", "epochs", "tolerance", "seed", "output")
 """Options that a folder keeps."""
 
+BY_THE_USER = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+"""Where options that are given come from; others have their defaults."""
+
 
 @click.command()
 @click.argument(
     "inputs",
     nargs=-1,
-    required=False,
     metavar="TEACHER STRUCTURES",
 )
 @click.option(
@@ -89,7 +91,7 @@ def accelerate(
     """
     context = click.get_current_context()
     given = {
-        name for name in options if context.get_parameter_source(name) in _BY_THE_USER
+        name for name in options if context.get_parameter_source(name) in BY_THE_USER
     }
     if folder is not None:
         _check_continued(given)
@@ -108,9 +110,6 @@ def accelerate(
     for line in summary(result):
         click.echo(line)
     click.echo(f"Written: {result.folder / REPORT}")
-
-
-_BY_THE_USER = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def _check_continued(given: set[str]) -> None:

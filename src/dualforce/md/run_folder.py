@@ -122,16 +122,16 @@ class RunFolder:
         :param interval: outer steps between frames.
         :raises ValueError: if the files end before.
         """
-        n_lines, is_begun = len(run.atoms) + 2, run.nsteps > 0
+        n_lines = len(run.atoms) + 2
         n_frames = run.nsteps // interval + 1 if self.checkpoint.exists() else 0
         _keep_lines(self.trajectory, n_frames * n_lines)
         _keep_lines(self.log, n_frames + 1 if n_frames else 0)
-        if not is_begun:  # The first step is then written once more.
-            _keep_lines(self.trajectory, 0)
-            _keep_lines(self.log, 0)
-        last = run.nsteps * run.n_inner if is_begun else -1
         steps = collected_steps(self.collected, len(run.atoms))
+        last = run.nsteps * run.n_inner
         _keep_lines(self.collected, sum(step <= last for step in steps) * n_lines)
+        if run.nsteps == 0:  # That step is then written once more.
+            for path in (self.trajectory, self.log, self.collected):
+                _keep_lines(path, 0)
 
 
 def _differences(

@@ -76,6 +76,18 @@ def draw(
     return joined[torch.randperm(len(joined), generator=generator).numpy()]
 
 
+def sizes_in_epoch(
+    frames: Sequence[Frame], weights: Optional[Sequence[float]]
+) -> Integers:
+    """Atoms of the frames of an epoch, in random order; about the same in all epochs.
+
+    :param frames: all frames.
+    :param weights: as of :func:`draw`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return sizes_of(frames)[draw(frames, weights, generator)]
+
+
 @dataclass(frozen=True)
 class BatchRule:
     """How frames are put into batches.
@@ -122,14 +134,12 @@ class BatchRule:
     def atoms_of_step(self, sizes: Integers, n_processes: int) -> float:
         """Atoms in the batches of all processes together, on average.
 
-        :param sizes: atoms of each frame.
+        :param sizes: see :func:`sizes_in_epoch`.
         :param n_processes: number of processes.
         """
         if self.max_atoms is None:
             return n_processes * self.batch_size * int(np.sum(sizes)) / len(sizes)
-        # Those of frames in random order, which an epoch has.
-        order = np.random.default_rng(0).permutation(len(sizes))
-        return n_processes * float(np.sum(sizes) / len(self.pack(sizes[order])))
+        return n_processes * float(np.sum(sizes) / len(self.pack(sizes)))
 
 
 class EpochPlan:

@@ -18,7 +18,7 @@ from .baselines import (
     move_baselines,
     refuse_given_baseline,
 )
-from .batches import BatchRule, sizes_of
+from .batches import BatchRule, sizes_in_epoch, sizes_of
 from .consistency import warn_of_contradictions
 from .data import Frame, collate, count_labels
 from .domain import record_domain
@@ -184,8 +184,8 @@ def _wants_pairs(
     option: Optional[bool] = model.hypers["pair_potential"]
     if option is not None:
         return option
-    rule = BatchRule.of(hypers)
-    return rule.atoms_of_step(sizes_of(frames), n_processes) >= FEW_ATOMS
+    sizes = sizes_in_epoch(frames, hypers["sampling_weights"])
+    return BatchRule.of(hypers).atoms_of_step(sizes, n_processes) >= FEW_ATOMS
 
 
 def _exclude_oversized(rule: BatchRule, frames: List[Frame], split: str) -> List[Frame]:

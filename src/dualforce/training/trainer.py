@@ -27,11 +27,11 @@ from . import symmetry, upgrades
 from .batches import (
     BatchRule,
     EpochPlan,
-    Integers,
     StepFrames,
     check_weights,
     draw,
     in_turn,
+    sizes_in_epoch,
     sizes_of,
 )
 from .data import Frame, collate, rotate
@@ -245,7 +245,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
         self.terms, self.recorded = prepared.terms, prepared.record
-        sizes = self._sizes_in_epoch()
+        sizes = sizes_in_epoch(self.train_frames, self.hypers["sampling_weights"])
         n_batches = len(self.batch_rule.pack(sizes))
         if n_batches < self.processes.size:
             raise ValueError(
@@ -253,12 +253,6 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 f"batches ({len(sizes)} frames): use no more processes than that, or "
                 "smaller batches"
             )
-
-    def _sizes_in_epoch(self) -> Integers:
-        """Atoms of the frames of an epoch, which are about the same in all."""
-        weights, generator = self.hypers["sampling_weights"], torch.Generator()
-        sizes = sizes_of(self.train_frames)
-        return sizes[draw(self.train_frames, weights, generator.manual_seed(0))]
 
     def _has_ended(self, stages: List[Stage]) -> bool:
         """Whether a restarted run has nothing left to do."""
@@ -270,7 +264,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         return self._progress_of(stages[-1], progress.seconds_in_stage) >= 1.0
 
     def _make_stages(self) -> List[Stage]:
-        sizes = self._sizes_in_epoch()
+        sizes = sizes_in_epoch(self.train_frames, self.hypers["sampling_weights"])
         per_batch = self.batch_rule.atoms_of_step(sizes, self.processes.size)
         stages = make_stages(self.hypers, self.model.hypers, per_batch)
         if any(term.conservative for term in self.terms):
