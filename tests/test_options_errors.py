@@ -80,6 +80,7 @@ def test_several_unknown_options_at_once(water: Path, tmp_path: Path) -> None:
         ),
         ({"finetune": {"direct_layers": 1}}, "goes with `train: direct_head`"),
         ({"jacobian_symmetry": -0.1}, "`training.jacobian_symmetry` is -0.1"),
+        ({"force_agreement": -1.0}, "`training.force_agreement` is -1,"),
         (
             {"stages": [{"num_epochs": 3}, {"num_epochs": 0}]},
             "`training.stages.1.num_epochs` is 0",

@@ -441,6 +441,7 @@ def test_small_batches_have_defaults_of_their_own(
     _, trainer = _ready(options(path, training, {"backbone": backbone}), tmp_path)
     (stage,) = trainer._make_stages()
     assert stage.conservative_fraction == fraction
+    assert stage.force_agreement == (0.0 if batch_size == 33 else 1.0)
     assert stage.learning_rate == rate
 
 

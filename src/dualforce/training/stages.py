@@ -1,7 +1,7 @@
 """Stages of a run, and the learning rate within them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional
 
 
@@ -21,6 +21,11 @@ LEARNING_RATE_METATRAIN = 1e-3
 """Of the networks of metatrain, which do not learn at higher ones."""
 
 
+AGREEMENT_START = 0.5
+"""Share of a stage from which on both forces are compared beside the data. Before, they
+are too far from the labels for their difference to tell more than these."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage.
@@ -32,6 +37,7 @@ class Stage:
     :param conservative_fraction: share of frames matched by backpropagation.
     :param weights: factors on loss terms, by the name in the options.
     :param jacobian_symmetry: weight of the penalty on the curl of direct forces.
+    :param force_agreement: weight of the difference of both forces beside the data.
     :raises ValueError: if the stage has no length.
     """
 
@@ -42,10 +48,20 @@ class Stage:
     conservative_fraction: float
     weights: Dict[str, float] = field(default_factory=dict)
     jacobian_symmetry: float = 0.0
+    force_agreement: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_epochs is None and self.max_minutes is None:
             raise ValueError(f"give `num_epochs` or `max_minutes` for {self.name}")
+
+    def at(self, progress: float) -> "Stage":
+        """What counts when so much of the stage is over.
+
+        :param progress: from 0 to 1.
+        """
+        if progress >= AGREEMENT_START:
+            return self
+        return replace(self, force_agreement=0.0)
 
     def progress(self, steps: int, steps_per_epoch: int, seconds: float) -> float:
         """How much of the stage is over, from 0 to 1; the limit met first counts."""
@@ -106,13 +122,20 @@ def _make_stage(
 ) -> Stage:
     chosen = {
         key: options.get(key, hypers[key])
-        for key in ("conservative_fraction", "learning_rate", "jacobian_symmetry")
+        for key in (
+            "conservative_fraction",
+            "learning_rate",
+            "jacobian_symmetry",
+            "force_agreement",
+        )
     }
     if chosen["conservative_fraction"] is None:
         chosen["conservative_fraction"] = 1.0 if atoms_per_batch < FEW_ATOMS else 0.25
     if chosen["learning_rate"] is None:
         rate = default_learning_rate(model["backbone"], atoms_per_batch)
         chosen["learning_rate"] = rate
+    if chosen["force_agreement"] is None:
+        chosen["force_agreement"] = 0.0 if atoms_per_batch < FEW_ATOMS else 1.0
     if model["forces"] != "hybrid":
         fraction = 1.0 if model["forces"] == "conservative" else 0.0
         chosen["conservative_fraction"] = fraction

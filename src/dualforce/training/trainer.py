@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..nn import Backbone
 from ..writing import replacing
 from . import symmetry, upgrades
+from .agreement import SHARE, Comparison, make_comparison
 from .batches import (
     BatchRule,
     EpochPlan,
@@ -106,7 +107,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 7
+    __checkpoint_version__ = 8
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one
@@ -366,7 +367,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
                     group["lr"] = rate * stage.learning_rate
                 here = self._next_frames(loaded, total, generator)
                 frames = self._frames_of_step(plan.shares(number), here, generator)
-                total += self._step(frames, stage, terms)
+                total += self._step(frames, stage.at(share_done), terms)
                 progress.steps_in_stage += 1
                 progress.steps_in_epoch += 1
                 progress.frames_in_stage += len(frames)
@@ -459,7 +460,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 for term in chosen
                 if term.conservative and counts[term.name]
             }
-            loss = self._loss(mine, counts, chosen, factors)
+            comparison = None
+            if conservative and stage.force_agreement:
+                comparison = self._comparison(frames, places, stage, chosen)
+            loss = self._loss(mine, counts, chosen, factors, comparison)
             if loss.requires_grad:
                 # Not those of positions: second derivatives that nobody needs.
                 loss.backward(inputs=self._trained_parameters())
@@ -485,6 +489,23 @@ class Trainer(TrainerInterface[TrainerHypers]):
         self.optimizer.step()
         self.average.update_parameters(self.model.backbone)
         return total
+
+    def _comparison(
+        self,
+        frames: StepFrames,
+        places: Sequence[int],
+        stage: Stage,
+        terms: List[Term],
+    ) -> Optional[Comparison]:
+        """Frames of the step to compare both forces on, if there are any.
+
+        :param places: of the frames of the step, the conservative ones first.
+        """
+        progress, fraction = self.progress, SHARE * stage.conservative_fraction
+        count = conservative_count(progress.frames_in_stage, len(frames), fraction)
+        weight = stage.force_agreement * max(1.0, 1.0 / (fraction * len(frames)))
+        seed = int(progress.seed or 0) * 1_000_003 + progress.frames_in_stage
+        return make_comparison(self.model, frames, places[:count], terms, weight, seed)
 
     def _penalize_asymmetry(
         self, frame: Frame, terms: List[Term], stage: Stage
@@ -531,6 +552,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         counts: Mapping[str, int],
         terms: List[Term],
         factors: Mapping[str, float],
+        comparison: Optional[Comparison],
     ) -> Tensor:
         """Share of the loss of a batch that some of its frames contribute.
 
@@ -539,7 +561,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
             all processes.
         :param terms: terms to evaluate.
         :param factors: factors on conservative terms that not all frames see.
+        :param comparison: displaced copies of some of the frames.
         """
+        if comparison is not None:
+            mine = mine + comparison.copies
         predictions, batch = self._predict(self.model.backbone, mine, terms, True)
         total = torch.zeros(1, device=self.processes.device)
         for term in terms:
@@ -548,6 +573,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             difference = errors(term, predictions, batch) / term.spread
             weight = term.weight * factors.get(term.name, 1.0)
             total = total + weight * term.penalty(difference) / counts[term.name]
+        if comparison is not None:
+            total = total + comparison.penalty(predictions)
         return total
 
     def _predict(

@@ -116,6 +116,14 @@ def trainer_update_v6_v7(checkpoint: Dict[str, Any]) -> None:
     checkpoint["train_hypers"].setdefault("sampling_weights", None)
 
 
+def trainer_update_v7_v8(checkpoint: Dict[str, Any]) -> None:
+    """Both forces were compared with labels only.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["train_hypers"].setdefault("force_agreement", 0.0)
+
+
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
     return list(checkpoint["model_data"]["dataset_info"].atomic_types)
 

@@ -1,0 +1,143 @@
+"""A penalty on the difference of conservative and direct force beside the data.
+
+On the frames of the training set both forces match the labels, and so each other. The
+dynamics meet other structures, where each has errors of its own, and drift by their
+difference (:mod:`dualforce.md.prediction`). No labels are needed to see it: it is
+compared on copies of the frames whose atoms are displaced at random.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import List, Optional
+
+import torch
+from torch import Tensor
+
+from .baselines import calibration_of
+from .batches import StepFrames
+from .data import Frame
+from .fitting import angstrom_of
+from .loss import Term
+from .model import DualForce
+from .targets import FORCES_GRADIENT
+
+
+SHARE = 0.5
+"""Displaced copies for each frame with conservative forces."""
+
+DISPLACEMENT = 0.05
+"""Standard deviation of each coordinate, in Å: that of hydrogen in a bending mode at
+300 K. Small against the range over which the network varies, so that a copy has the
+edges of its frame."""
+
+
+def displaced(frame: Frame, width: float, seed: int) -> Frame:
+    """A copy of a frame with atoms displaced at random, without labels.
+
+    :param frame: the frame.
+    :param width: standard deviation of each coordinate, in the unit of the data.
+    :param seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    noise = torch.randn(frame.positions.shape, dtype=torch.float64, generator=generator)
+    return replace(frame, positions=frame.positions + width * noise, labels={})
+
+
+@dataclass(frozen=True)
+class ForcePair:
+    """The two forces of one energy on displaced copies.
+
+    :param term: term of the loss of the conservative force.
+    :param force: name of the direct force.
+    :param scale: scale of the direct force; that of the other is in the term.
+    :param rows: atoms of the copies whose frames have labels of these forces, counted
+        from the first atom of the first copy.
+    :param count: components of forces compared in this step, by all processes.
+    """
+
+    term: Term
+    force: str
+    scale: float
+    rows: Tensor
+    count: int
+
+    def penalty(self, predictions: Mapping[str, Tensor], first: int) -> Tensor:
+        """Share of the mean loss of the difference that these copies contribute.
+
+        :param predictions: in raw units, by name, shapes ``[n_atoms, 3, 1]``.
+        :param first: first atom of the first copy.
+        """
+        conservative = predictions[self.term.name][first:][self.rows]
+        direct = predictions[self.force][first:][self.rows]
+        difference = self.term.scale * conservative - self.scale * direct
+        spread = self.term.scale * self.term.spread
+        return self.term.weight * self.term.penalty(difference / spread) / self.count
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared in a step.
+
+    :param copies: displaced copies of frames of this process.
+    :param pairs: forces compared on them.
+    :param weight: weight in the loss.
+    """
+
+    copies: List[Frame]
+    pairs: List[ForcePair]
+    weight: float
+
+    def penalty(self, predictions: Mapping[str, Tensor]) -> Tensor:
+        """Share of the penalty that the copies contribute, a scalar.
+
+        :param predictions: of a batch that ends with the copies.
+        """
+        n_atoms = sum(len(copy) for copy in self.copies)
+        penalties = [
+            pair.penalty(predictions, len(predictions[pair.force]) - n_atoms)
+            for pair in self.pairs
+        ]
+        return self.weight * torch.stack(penalties).sum()
+
+
+def make_comparison(
+    model: DualForce,
+    frames: StepFrames,
+    places: Sequence[int],
+    terms: Sequence[Term],
+    weight: float,
+    seed: int,
+) -> Optional[Comparison]:
+    """Displace frames of a step, and find what to compare on them.
+
+    Forces with labels of different origin are not compared.
+
+    :param model: the model.
+    :param frames: frames of the step.
+    :param places: those to displace, of all processes.
+    :param terms: terms of the loss.
+    :param weight: weight in the loss.
+    :param seed: of the random numbers of the step.
+    :return: None where there is nothing to compare in this process.
+    """
+    width = DISPLACEMENT * angstrom_of(model)
+    sources, copies = [], []
+    for place in places:
+        for frame in frames.here([place]):
+            sources.append(frame)
+            copies.append(displaced(frame, width, seed + place))
+    by_name = {term.name: term for term in terms}
+    pairs = []
+    for energy in model.energies:
+        term = by_name.get(energy.name + FORCES_GRADIENT)
+        force = energy.force
+        if term is None or force not in by_name or force not in energy.derived:
+            continue
+        labelled = [[term.name in frame.labels] * len(frame) for frame in sources]
+        rows = torch.nonzero(torch.tensor(sum(labelled, []))).reshape(-1)
+        if not len(rows):
+            continue
+        scale = float(calibration_of(model, force).scale.mean())
+        count = frames.count(term.name, places)
+        pairs.append(ForcePair(term, force, scale, rows, count))
+    return Comparison(copies, pairs, weight) if pairs else None
