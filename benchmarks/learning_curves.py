@@ -1,6 +1,6 @@
-"""Validation errors over wall-clock time: ``painn`` and metatrain's PET.
+"""Validation errors over wall-clock time: ``ace`` and metatrain's PET.
 
-    python benchmarks/learning_curves.py DATA [--minutes 15] [--only painn]
+    python benchmarks/learning_curves.py DATA [--minutes 15] [--only ace]
 
 DATA is the folder with ``water-pbe0ts.xyz`` (320 frames of 64 H2O, PBE0+TS): frames
 0-279 train, 280-319 validate. Every model gets the same time, alone on the machine, one
@@ -34,7 +34,7 @@ DIRECT_TARGET = {
     "sample_kind": "atom",
     "type": {"cartesian": {"rank": 1}},
 }
-NAMES = ("painn", "pet-direct", "pet-conservative")
+NAMES = ("ace", "pet-direct", "pet-conservative")
 LABELS = {
     "energy": "energy, meV/atom",
     "forces": "conservative force, meV/Å",
@@ -51,7 +51,7 @@ def options(name: str, data: Path, minutes: float, epochs: int) -> Dict[str, Any
     targets: Dict[str, Any] = {"energy": {"unit": "eV", "stress": False}}
     training: Dict[str, Any] = {"max_minutes": minutes, "num_epochs": None}
     architecture: Dict[str, Any] = {"name": "experimental.dualforce"}
-    if name != "painn":
+    if name != "ace":
         architecture = {"name": "pet", "model": dict(PET)}
         training = {"batch_size": 4, "num_epochs": epochs, "learning_rate": 1e-3}
     if name == "pet-direct":

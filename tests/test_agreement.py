@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import List
 
+import numpy as np
 import pytest
 import torch
 from train_helpers import CPU, clusters, options, prepare, write
 
+from dualforce import MDSettings, RespaVelocityVerlet, load_forces
+from dualforce.md.runner import make_run
 from dualforce.training.agreement import DISPLACEMENT, displaced, make_comparison
 from dualforce.training.batches import StepFrames
 from dualforce.training.data import Frame, collate, make_frames
@@ -165,3 +168,30 @@ def test_forces_of_different_origin_are_not_compared(
     (energy,) = model.energies
     object.__setattr__(energy, "derived", ())
     assert make_comparison(model, *arguments) is None
+
+
+@pytest.mark.parametrize("unit", ["eV", "kcal/mol"])
+def test_models_know_how_far_their_forces_are_apart(unit: str, tmp_path: Path) -> None:
+    """Over the validation set, in eV/Å whatever the unit of the data; the guard of a
+    run takes it for usual."""
+    path = write(tmp_path / "data.xyz", clusters(4))
+    given = options(path, {"num_epochs": 2}, energy={"unit": unit})
+    model, trainer, dataset = prepare(given)
+    trainer.train(
+        model, torch.float64, CPU, [dataset], [dataset], str(tmp_path / "run")
+    )
+    trainer.best_model().export().save(str(tmp_path / "model.pt"))
+    source = load_forces(tmp_path / "model.pt")
+    differences = []
+    for atoms in clusters(4):
+        conservative, direct = source.both(atoms)
+        differences.append(conservative.forces - direct.forces)
+    expected = np.sqrt(np.mean(np.concatenate(differences) ** 2))
+    assert source.usual_correction == pytest.approx(expected, rel=1e-4)
+    run = RespaVelocityVerlet(clusters(1)[0], 0.01, source, 2)
+    assert run.guard.usual == source.usual_correction
+    settings = MDSettings("nve", n_inner=2)
+    guard = make_run(clusters(1)[0], source, settings, guard="shorten").guard
+    assert guard.shorten and guard.usual == source.usual_correction
+    known = make_run(clusters(1)[0], source, settings, usual_correction=0.5).guard
+    assert known.usual == 0.5

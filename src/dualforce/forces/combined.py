@@ -85,6 +85,7 @@ class _Delegate(ForceSource):
         self.name, self.digest = source.name, source.digest
         self.device, self.elements = source.device, source.elements
         self.domain = source.domain
+        self.usual_correction = source.usual_correction
         self.has_energy = source.has_energy
         self.has_conservative = source.has_conservative
         self.has_stress = source.has_stress

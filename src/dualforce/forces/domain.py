@@ -41,6 +41,9 @@ class TrainingDomain:
     """Least and greatest number of atoms per Å^3 of fully periodic structures."""
     composition: Dict[str, Tuple[float, float]] = field(default_factory=dict)
     """Least and greatest share of each element."""
+    force_difference: Dict[str, float] = field(default_factory=dict)
+    """Root mean square of conservative minus direct force on the validation set, in
+    eV/Å, by name of the energy."""
 
     @classmethod
     def from_extra(cls, extra: Mapping[str, str]) -> Optional["TrainingDomain"]:
@@ -69,6 +72,10 @@ class TrainingDomain:
             composition={
                 symbol: (float(least), float(greatest))
                 for symbol, (least, greatest) in stored["composition"].items()
+            },
+            force_difference={
+                energy: float(difference)
+                for energy, difference in stored.get("force_difference", {}).items()
             },
         )
 

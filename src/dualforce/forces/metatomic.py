@@ -133,6 +133,9 @@ class MetatomicForces(ForceSource):
         self.has_energy = self.has_conservative = self._energy is not None
         self.has_direct = self._force is not None
         self.has_direct_stress = self.has_direct and self._stress is not None
+        if self.domain is not None and self.has_direct:
+            known = self.domain.force_difference
+            self.usual_correction = known.get(self._energy or "")
         if not (self.has_conservative or self.has_direct):
             raise MissingForceError(
                 f"{self.name} has neither an energy nor a direct force "

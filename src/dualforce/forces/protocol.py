@@ -61,6 +61,9 @@ class ForceSource(ABC):
     """Atomic numbers the source knows; none where it does not say."""
     domain: Optional[TrainingDomain] = None
     """What the training data cover, where that is known."""
+    usual_correction: Optional[float] = None
+    """Root mean square of conservative minus direct force on structures like those of
+    the training data, in eV/Å, where that is known."""
     has_energy: bool = True
     """Whether :meth:`conservative` returns an energy."""
     has_conservative: bool = True

@@ -109,7 +109,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         direct forces.
     :param n_inner: inner steps in an outer step.
     :param guard: what to do where conservative and direct force differ more than
-        usual.
+        usual; by default it warns, and usual is what the model knows to be.
     :param last_good: file that receives the last good structure of a run that fails.
     :param kwargs: as of :class:`ase.md.md.MolecularDynamics`: ``trajectory``,
         ``logfile``, ``loginterval``.
@@ -145,7 +145,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.n_inner_now = self.n_inner
         """Inner steps between outer points at present, at most; the guard may shorten
         it."""
-        self.guard = guard or Guard()
+        self.guard = guard or Guard(usual=forces.usual_correction)
         self.last_good = Path(last_good)
         self.heat = 0.0
         """Energy received from thermostat and barostat, in eV."""

@@ -77,7 +77,8 @@ def run_md(
     :param guard: what to do while conservative and direct force differ more than usual:
         ``warn``, or ``shorten`` the inner loop.
     :param usual_correction: root mean square of their difference where the model is
-        known to be good, in eV/Å. Default: the median of the first outer points.
+        known to be good, in eV/Å. Default: that on its validation set, where the
+        model knows it, else the median of the first outer points.
     :param collect: keep structures at outer points where the difference is larger than
         usual or the training data of the model are left, in ``collected.extxyz``, with
         energy (eV) and conservative forces (eV/Å) as labels: at least 50 fs apart,
@@ -146,7 +147,10 @@ def make_run(
         "timestep": settings.timestep * units.fs,
         "forces": forces,
         "n_inner": settings.n_inner,
-        "guard": Guard(shorten=guard == "shorten", usual=usual_correction),
+        "guard": Guard(
+            shorten=guard == "shorten",
+            usual=usual_correction or forces.usual_correction,
+        ),
         "last_good": last_good,
     }
     if settings.ensemble == "nve":

@@ -7,7 +7,7 @@ are scalars only, sums over neighbours are those of :mod:`dualforce.nn.neighbors
 everything a layer makes is bounded, whatever the structure.
 """
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .hypers import ACEHypers
 from .layered import LayeredBackbone
 from .neighbors import (
     EdgeRows,
+    RowPlan,
     densities,
     element_densities,
     make_rows,
@@ -326,13 +327,14 @@ class ACE(LayeredBackbone):
         centers: Tensor,
         neighbors: Tensor,
         n_atoms: int,
+        plan: Optional[RowPlan],
     ) -> EdgeRows:
         angular = self.harmonics(vectors / distances.unsqueeze(1))
         # Without weights: what training differentiates is then the network alone.
         waves = self.basis.waves(distances)
         # The distance itself is for stresses, layers do not read it.
         basis = torch.cat([angular, waves, distances.unsqueeze(1)], dim=1)
-        return make_rows(centers, neighbors, basis, n_atoms)
+        return make_rows(centers, neighbors, basis, n_atoms, plan)
 
     def read(
         self, rows: EdgeRows, after: List[NodeFeatures], outputs: List[str]

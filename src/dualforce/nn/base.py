@@ -1,13 +1,22 @@
 """What the model expects of a network."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from metatomic.torch import NeighborListOptions, System
 from torch import Tensor, nn
 
+from .neighbors import RowPlan
 from .wall import Wall
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; on a GPU it arrives while the CPU goes on."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    # Only copies from pinned memory do not wait.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Graph(NamedTuple):
@@ -33,6 +42,23 @@ class Graph(NamedTuple):
     """Second atom of each edge, shape ``[n_edges]``."""
     shifts: Tensor
     """Lattice translations of the second atom, shape ``[n_edges, 3]``."""
+    plan: Optional[RowPlan] = None
+    """Where edges go in rows, if that is known; no two atoms then coincide."""
+
+    def to(self, device: torch.device) -> "Graph":
+        """The graph on a device; on a GPU it arrives while the CPU goes on."""
+        tensors = {
+            name: to_device(value, device)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        plan = self.plan
+        if plan is not None:
+            plan = plan._replace(
+                center=to_device(plan.center, device),
+                slot=to_device(plan.slot, device),
+            )
+        return self._replace(plan=plan, **tensors)
 
 
 def edge_vectors(graph: Graph) -> Tensor:

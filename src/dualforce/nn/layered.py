@@ -1,7 +1,7 @@
 """What the networks of this package share: layers of messages, then heads."""
 
 from abc import abstractmethod
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import torch
 from metatomic.torch import NeighborListOptions, System
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .base import Backbone, Graph, edge_vectors, system_edges
 from .heads import DIRECT_HEADS, NodeFeatures
-from .neighbors import EdgeRows
+from .neighbors import EdgeRows, RowPlan
 from .radial import RadialBasis
 
 
@@ -87,6 +87,7 @@ class LayeredBackbone(Backbone):
         centers: Tensor,
         neighbors: Tensor,
         n_atoms: int,
+        plan: Optional[RowPlan],
     ) -> EdgeRows:
         """Edges and what layers need of them.
 
@@ -95,6 +96,7 @@ class LayeredBackbone(Backbone):
         :param centers: first atom of each edge, shape ``[n_edges]``.
         :param neighbors: second atom of each edge, shape ``[n_edges]``.
         :param n_atoms: number of atoms.
+        :param plan: where edges go in rows, if that is known.
         """
 
     @abstractmethod
@@ -147,16 +149,22 @@ class LayeredBackbone(Backbone):
                 self.depths[name] = layer
 
     def _rows(
-        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, n_atoms: int
+        self,
+        vectors: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        n_atoms: int,
+        plan: Optional[RowPlan],
     ) -> EdgeRows:
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        if bool((distances < 1e-6).any()):
+        # Frames that have a plan were checked when they were read.
+        if plan is None and bool((distances < 1e-6).any()):
             pair = int(torch.argmin(distances))
             raise ValueError(
                 f"atoms {int(centers[pair])} and {int(neighbors[pair])} lie at the "
                 "same place; forces between them are not defined"
             )
-        return self.make_rows(vectors, distances, centers, neighbors, n_atoms)
+        return self.make_rows(vectors, distances, centers, neighbors, n_atoms, plan)
 
     def _evaluate(
         self,
@@ -165,12 +173,13 @@ class LayeredBackbone(Backbone):
         centers: Tensor,
         neighbors: Tensor,
         outputs: List[str],
+        plan: Optional[RowPlan] = None,
     ) -> Dict[str, Tensor]:
         results: Dict[str, Tensor] = {}
         if len(outputs) == 0:
             return results
         vectors = self.wall(vectors, types, centers, neighbors)
-        rows = self._rows(vectors, centers, neighbors, types.shape[0])
+        rows = self._rows(vectors, centers, neighbors, types.shape[0], plan)
         after = self.features(rows, self.type_index[types], self._needed(outputs))
         results = self.read(rows, after, outputs)
         if "feature" in outputs:
@@ -185,7 +194,12 @@ class LayeredBackbone(Backbone):
 
     def predict(self, graph: Graph, outputs: List[str]) -> Dict[str, Tensor]:
         return self._evaluate(
-            graph.types, edge_vectors(graph), graph.centers, graph.neighbors, outputs
+            graph.types,
+            edge_vectors(graph),
+            graph.centers,
+            graph.neighbors,
+            outputs,
+            graph.plan,
         )
 
     def forward(self, systems: List[System], outputs: List[str]) -> Dict[str, Tensor]:

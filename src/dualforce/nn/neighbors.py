@@ -12,7 +12,7 @@ an atom may own several rows, so the work follows the number of edges and not th
 largest number of neighbours.
 """
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -27,6 +27,17 @@ memory stays bounded in large systems."""
 
 EDGES_PER_BLOCK = 900
 """Likewise edges, where each has a filter for each degree of harmonics."""
+
+
+class RowPlan(NamedTuple):
+    """Where edges go in rows. Made on the host, so that a GPU is not waited for."""
+
+    center: Tensor
+    """Atom that owns each row, shape ``[n_rows]``."""
+    slot: Tensor
+    """Place of each edge, counted through all rows, shape ``[n_edges]``."""
+    length: int
+    """Edges in a row."""
 
 
 class EdgeRows(NamedTuple):
@@ -59,8 +70,32 @@ def row_length(counts: Tensor, default: int = ROW_LENGTH) -> int:
     return default
 
 
+def plan_rows(centers: Tensor, n_atoms: int) -> RowPlan:
+    """Find rows for edges.
+
+    :param centers: first atom of each edge, non-decreasing, shape ``[n_edges]``.
+    :param n_atoms: number of atoms.
+    """
+    counts = torch.bincount(centers, minlength=n_atoms)
+    length = row_length(counts)
+    rows_of_atom = (counts + length - 1) // length
+    first_row = torch.cumsum(rows_of_atom, 0) - rows_of_atom
+    first_edge = torch.cumsum(counts, 0) - counts
+    rank = torch.arange(centers.shape[0], device=centers.device) - first_edge[centers]
+    atoms = torch.arange(n_atoms, device=centers.device)
+    return RowPlan(
+        center=torch.repeat_interleave(atoms, rows_of_atom),
+        slot=first_row[centers] * length + rank,
+        length=length,
+    )
+
+
 def make_rows(
-    centers: Tensor, neighbors: Tensor, basis: Tensor, n_atoms: int
+    centers: Tensor,
+    neighbors: Tensor,
+    basis: Tensor,
+    n_atoms: int,
+    plan: Optional[RowPlan] = None,
 ) -> EdgeRows:
     """Arrange edges in rows.
 
@@ -68,31 +103,24 @@ def make_rows(
     :param neighbors: second atom of each edge, shape ``[n_edges]``.
     :param basis: basis of each edge, shape ``[n_edges, n_basis]``.
     :param n_atoms: number of atoms.
+    :param plan: of these edges, if there is one.
     """
-    if centers.shape[0] > 1 and bool((centers[1:] < centers[:-1]).any()):
-        order = torch.argsort(centers)
-        centers, neighbors, basis = centers[order], neighbors[order], basis[order]
-    counts = torch.bincount(centers, minlength=n_atoms)
-    length = row_length(counts)
-    rows_of_atom = (counts + length - 1) // length
-    first_row = torch.cumsum(rows_of_atom, 0) - rows_of_atom
-    first_edge = torch.cumsum(counts, 0) - counts
-    rank = torch.arange(centers.shape[0], device=centers.device) - first_edge[centers]
-    slot = first_row[centers] * length + rank
-
-    atoms = torch.arange(n_atoms, device=centers.device)
-    center = torch.repeat_interleave(atoms, rows_of_atom)
-    n_slots = center.shape[0] * length
+    if plan is None:
+        if centers.shape[0] > 1 and bool((centers[1:] < centers[:-1]).any()):
+            order = torch.argsort(centers)
+            centers, neighbors, basis = centers[order], neighbors[order], basis[order]
+        plan = plan_rows(centers, n_atoms)
+    n_slots = plan.center.shape[0] * plan.length
     neighbor = torch.zeros(n_slots, dtype=torch.long, device=centers.device)
-    neighbor = neighbor.index_copy(0, slot, neighbors)
+    neighbor = neighbor.index_copy(0, plan.slot, neighbors)
     padded = torch.zeros(
         [n_slots, basis.shape[1]], dtype=basis.dtype, device=basis.device
     )
-    padded = padded.index_copy(0, slot, basis)
+    padded = padded.index_copy(0, plan.slot, basis)
     return EdgeRows(
-        center=center,
-        neighbor=neighbor.reshape(-1, length),
-        basis=padded.reshape(-1, length, basis.shape[1]).transpose(1, 2),
+        center=plan.center,
+        neighbor=neighbor.reshape(-1, plan.length),
+        basis=padded.reshape(-1, plan.length, basis.shape[1]).transpose(1, 2),
     )
 
 

@@ -5,15 +5,22 @@ updates), with sums over neighbours taken per radial basis function (see
 :mod:`dualforce.nn.neighbors`) and pairwise readouts of forces.
 """
 
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
 
-from .heads import NodeFeatures, limited_scalars, make_head, mlp, radial_filters
+from .heads import (
+    NodeFeatures,
+    finite_limit,
+    limited_scalars,
+    make_head,
+    mlp,
+    radial_filters,
+)
 from .hypers import PaiNNHypers
 from .layered import LayeredBackbone
-from .neighbors import EdgeRows, make_rows, neighbor_sums
+from .neighbors import EdgeRows, RowPlan, make_rows, neighbor_sums
 from .radial import RadialBasis
 
 
@@ -36,8 +43,9 @@ def limited(x: NodeFeatures, limits: Tensor) -> NodeFeatures:
     """
     scalars, vectors = limited_scalars(x.scalars, limits[0]), x.vectors
     squares = (vectors * vectors).detach().sum(1)
-    if bool((squares > limits[1] * limits[1]).any()):
-        limit = limits[1].to(vectors.dtype)
+    on_host = vectors.device.type == "cpu"
+    if not on_host or bool((squares > limits[1] * limits[1]).any()):
+        limit = finite_limit(limits[1], vectors.dtype)
         lengths = (vectors * vectors).sum(1).clamp(min=1e-12).sqrt()
         excess = (lengths - limit).clamp(min=0.0)
         bent = 0.5 * limit * torch.tanh(2.0 * excess / limit)
@@ -152,6 +160,7 @@ class PaiNN(LayeredBackbone):
         centers: Tensor,
         neighbors: Tensor,
         n_atoms: int,
+        plan: Optional[RowPlan],
     ) -> EdgeRows:
         basis = self.basis(distances)
         directions = torch.cat(
@@ -161,7 +170,7 @@ class PaiNN(LayeredBackbone):
         basis = (directions.unsqueeze(2) * basis.unsqueeze(1)).reshape(
             -1, 4 * self.n_radial
         )
-        return make_rows(centers, neighbors, basis, n_atoms)
+        return make_rows(centers, neighbors, basis, n_atoms, plan)
 
     def features(
         self, rows: EdgeRows, species: Tensor, needed: int

@@ -6,13 +6,16 @@ difference (:mod:`dualforce.md.prediction`). No labels are needed to see it: it 
 compared on copies of the frames whose atoms are displaced at random.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
+from metatomic.torch import unit_conversion_factor
 from torch import Tensor
 
+from ..nn.base import to_device
 from .baselines import calibration_of
 from .batches import StepFrames
 from .data import Frame
@@ -20,6 +23,7 @@ from .fitting import angstrom_of
 from .loss import Term
 from .model import DualForce
 from .targets import FORCES_GRADIENT
+from .units import force_unit
 
 
 SHARE = 0.5
@@ -67,8 +71,9 @@ class ForcePair:
         :param predictions: in raw units, by name, shapes ``[n_atoms, 3, 1]``.
         :param first: first atom of the first copy.
         """
-        conservative = predictions[self.term.name][first:][self.rows]
-        direct = predictions[self.force][first:][self.rows]
+        rows = to_device(self.rows, predictions[self.force].device)
+        conservative = predictions[self.term.name][first:][rows]
+        direct = predictions[self.force][first:][rows]
         difference = self.term.scale * conservative - self.scale * direct
         spread = self.term.scale * self.term.spread
         return self.term.weight * self.term.penalty(difference / spread) / self.count
@@ -141,3 +146,54 @@ def make_comparison(
         count = frames.count(term.name, places)
         pairs.append(ForcePair(term, force, scale, rows, count))
     return Comparison(copies, pairs, weight) if pairs else None
+
+
+class DifferenceSums:
+    """Root mean squares of conservative minus direct force over a validation set.
+
+    :param model: the model, which knows energies and units.
+    :param device: device of the network.
+    """
+
+    def __init__(self, model: DualForce, device: torch.device) -> None:
+        self._forces: Dict[str, str] = {}
+        self._scales: Dict[str, Tuple[float, float]] = {}
+        length_unit = model.dataset_info.length_unit
+        for energy in model.energies:
+            if energy.force is None or energy.force not in energy.derived:
+                continue
+            unit = force_unit(model.targets[energy.name].unit, length_unit)
+            physical = unit_conversion_factor(unit, "eV/angstrom") if unit else 1.0
+            scales = [
+                physical * float(calibration_of(model, name).scale.mean())
+                for name in (energy.name, energy.force)
+            ]
+            self._forces[energy.name] = energy.force
+            self._scales[energy.name] = (scales[0], scales[1])
+        shape = (len(self._forces), 2)
+        self.values = torch.zeros(shape, dtype=torch.float64, device=device)
+        """Sum of squares and number of components, for each energy."""
+
+    def add(self, predictions: Mapping[str, Tensor]) -> None:
+        """Take note of a batch.
+
+        :param predictions: in raw units, by name.
+        """
+        for row, (energy, force) in enumerate(self._forces.items()):
+            gradient = energy + FORCES_GRADIENT
+            if gradient not in predictions or force not in predictions:
+                continue
+            conservative, direct = self._scales[energy]
+            difference = conservative * predictions[gradient].detach()
+            difference = difference - direct * predictions[force].detach()
+            self.values[row, 0] += difference.double().square().sum()
+            self.values[row, 1] += difference.numel()
+
+    def roots(self) -> Dict[str, float]:
+        """By name of the energy, in eV/Å, where both forces were predicted."""
+        found = zip(self._forces, self.values.tolist(), strict=True)
+        return {
+            energy: math.sqrt(squares / count)
+            for energy, (squares, count) in found
+            if count > 0.0
+        }

@@ -31,6 +31,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..nn import Graph
+from ..nn.base import to_device
+from ..nn.neighbors import plan_rows
 from .contents import base_of
 from .model import DualForce
 from .structures import check_structure
@@ -494,14 +496,6 @@ def _join_labels(
     return labels, rows
 
 
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; on a GPU it arrives while the CPU goes on."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    # Only copies from pinned memory do not wait.
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def collate(
     frames: List[Frame],
     per_atom: Collection[str],
@@ -531,10 +525,11 @@ def collate(
         ),
         shifts=torch.cat([frame.shifts for frame in frames]).to(dtype),
     )
+    plan = plan_rows(graph.centers, len(graph.types))
     labels, rows = _join_labels(frames, per_atom, dtype)
     return Batch(
-        graph=Graph(*(_to(tensor, device) for tensor in graph)),
-        n_atoms=_to(n_atoms, device),
-        labels={name: _to(values, device) for name, values in labels.items()},
-        rows={name: _to(indices, device) for name, indices in rows.items()},
+        graph=graph._replace(plan=plan).to(device),
+        n_atoms=to_device(n_atoms, device),
+        labels={name: to_device(values, device) for name, values in labels.items()},
+        rows={name: to_device(indices, device) for name, indices in rows.items()},
     )

@@ -39,6 +39,22 @@ def record_domain(model: DualForce, frames: Sequence[Frame]) -> None:
     )
 
 
+def record_difference(model: DualForce, difference: Dict[str, float]) -> None:
+    """Store how far conservative and direct force are apart on the validation set.
+
+    :param model: the model, which is changed; nothing is stored where it does not know
+        what its training data cover.
+    :param difference: root mean squares, in eV/Å, by name of the energy.
+    """
+    stored = dict(model.metadata.extra).get(KEY)
+    if stored is None:
+        return
+    domain = {**json.loads(stored), "force_difference": difference}
+    model.metadata = merge_metadata(
+        model.metadata, ModelMetadata(extra={KEY: json.dumps(domain)})
+    )
+
+
 def describe_domain(model: DualForce, frames: Sequence[Frame]) -> Dict[str, Any]:
     """What frames cover: shortest distances of pairs of elements, most neighbours of
     each element within the cutoff, densities of fully periodic frames, and shares of

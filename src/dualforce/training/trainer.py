@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..nn import Backbone
 from ..writing import replacing
 from . import symmetry, upgrades
-from .agreement import SHARE, Comparison, make_comparison
+from .agreement import SHARE, Comparison, DifferenceSums, make_comparison
 from .batches import (
     BatchRule,
     EpochPlan,
@@ -37,6 +37,7 @@ from .batches import (
 )
 from .data import Frame, collate, rotate
 from .distributed import Processes, start_processes
+from .domain import record_difference
 from .epoch_log import EpochReport, ErrorSums
 from .finetuning import freeze_all_but_direct_heads, read_direct_from
 from .loss import Term, errors, predict
@@ -597,12 +598,14 @@ class Trainer(TrainerInterface[TrainerHypers]):
 
     # ------------------------------------------------------------------- validation
 
-    def _validate(self, terms: List[Term]) -> ErrorSums:
-        """Errors of the averaged weights on the validation set."""
+    def _validate(self, terms: List[Term]) -> Tuple[ErrorSums, DifferenceSums]:
+        """Errors of the averaged weights on the validation set, and the difference of
+        both forces there."""
         backbone = self.average.module
         assert isinstance(backbone, Backbone)
         backbone.eval()
         sums = ErrorSums(self.terms)
+        differences = DifferenceSums(self.model, self.processes.device)
         mine = np.arange(len(self.val_frames))[
             self.processes.rank :: self.processes.size
         ]
@@ -616,19 +619,20 @@ class Trainer(TrainerInterface[TrainerHypers]):
             differentiate = any(term.conservative for term in self.terms)
             with torch.set_grad_enabled(differentiate):
                 predictions, batch = self._predict(backbone, frames, self.terms, False)
+            differences.add(predictions)
             for index, term in enumerate(self.terms):
                 if term.name in batch.labels:
                     sums.add(index, errors(term, predictions, batch).detach(), term)
             if not (suspects or torch.isfinite(sums.values).all()):
                 suspects = [frame.name for frame in frames]
-        self.processes.sum_([sums.values])
+        self.processes.sum_([sums.values, differences.values])
         if not torch.isfinite(sums.values).all():
             raise ValueError(
                 "predictions are not finite for frames of the validation set "
                 f"({'; '.join(suspects) or 'seen by another process'}); "
                 f"{self._last_checkpoint()}"
             )
-        return sums
+        return sums, differences
 
     def _finish_epoch(
         self, stage: Stage, terms: List[Term], position: str, train_loss: float
@@ -637,7 +641,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
         progress.epoch += 1
         progress.epochs_in_stage += 1
         progress.begin_epoch()
-        sums = self._validate(terms)
+        sums, differences = self._validate(terms)
         self.unlearnt = sums.unlearnt(terms)
         metric = sums.metric(
             self.hypers["best_model_metric"], terms, stage.conservative_fraction
@@ -646,6 +650,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
             progress.best_metric = metric
             progress.best_epoch = progress.epoch
             self.best_state = self._averaged_state()
+            record_difference(self.model, differences.roots())
         progress.seconds_in_stage = self._seconds()
         if self.processes.rank != 0:
             return
