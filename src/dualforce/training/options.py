@@ -213,9 +213,9 @@ class TrainerHypers(TypedDict):
     force_agreement: Optional[float] = None
     """Weight of the difference of conservative and direct force on copies of frames
     whose atoms are displaced at random, in the second half of each stage. Energy drifts
-    less with multiple time steps, see docs/recipe.md. Default: 1, and 0 for batches of
-    fewer than 200 atoms: a network that has seen few molecules is less accurate
-    then."""
+    less with multiple time steps, see docs/recipe.md. Default: 1, and 0 with a
+    ``teacher``, and for batches of fewer than 200 atoms: a network that has seen few
+    molecules is less accurate then."""
     stress_weight: float = 0.1
     """Weight of stresses against forces where ``loss`` gives no weights."""
     atomic_baseline: FixedCompositionWeights | str = {}

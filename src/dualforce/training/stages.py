@@ -135,7 +135,10 @@ def _make_stage(
         rate = default_learning_rate(model["backbone"], atoms_per_batch)
         chosen["learning_rate"] = rate
     if chosen["force_agreement"] is None:
-        chosen["force_agreement"] = 0.0 if atoms_per_batch < FEW_ATOMS else 1.0
+        # A student's direct force is to agree with its teacher.
+        alone = hypers["teacher"].get("model") is None
+        agrees = alone and atoms_per_batch >= FEW_ATOMS
+        chosen["force_agreement"] = 1.0 if agrees else 0.0
     if model["forces"] != "hybrid":
         fraction = 1.0 if model["forces"] == "conservative" else 0.0
         chosen["conservative_fraction"] = fraction
