@@ -1,5 +1,6 @@
 """Pairs of models: the energy of one, the direct force of the other."""
 
+import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -35,6 +36,7 @@ from test_export import run
 from dualforce.cli import main
 from dualforce.distillation import combine, combine_files
 from dualforce.forces import MetatomicForces
+from dualforce.forces.domain import KEY, TrainingDomain
 
 
 class Springs(torch.nn.Module):
@@ -290,6 +292,25 @@ def test_metadata_names_both() -> None:
     cited = metadata.references["architecture"]
     assert "another paper" in cited and any("2412.11569" in text for text in cited)
     assert pair.capabilities().interaction_range == 12.0
+
+
+def test_what_the_teacher_knows_of_its_forces_is_not_said_of_the_pair() -> None:
+    """How far its own two forces are apart; what its data cover stays."""
+    domain = {
+        "cutoff": 5.0,
+        "shortest": {"H-O": 0.9},
+        "neighbors": {},
+        "density": [],
+        "composition": {},
+        "force_difference": {"energy": 0.02},
+    }
+    metadata = ModelMetadata(extra={KEY: json.dumps(domain)})
+    student = wrap(Springs(3.0), {FORCE: "eV/Angstrom"})
+    pair = combine(make_model().export(metadata), student)
+    known = TrainingDomain.from_extra(pair.metadata().extra)
+    assert known is not None and known.shortest["O", "H"] == 0.9
+    assert known.force_difference == {}
+    assert MetatomicForces(pair).usual_correction is None
 
 
 def test_only_common_elements(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from metatomic.torch import (
 from torch import nn
 
 from ..forces import list_symbols, load_model
+from ..forces.domain import without_difference
 from ..writing import replacing
 
 
@@ -308,7 +309,7 @@ def _merge(teacher: ModelMetadata, student: ModelMetadata) -> ModelMetadata:
         description=" ".join(text for text in texts if text),
         authors=_union(own["authors"], other["authors"]),
         references=references,
-        extra=other["extra"] | own["extra"],
+        extra=without_difference(other["extra"] | own["extra"]),
     )
 
 

@@ -159,6 +159,21 @@ class TrainingDomain:
         return None
 
 
+def without_difference(extra: Mapping[str, str]) -> Dict[str, str]:
+    """What a model says about itself, without how far its forces are apart: of a model
+    whose forces are from two others that is not known.
+
+    :param extra: ``ModelMetadata.extra``.
+    """
+    kept = dict(extra)
+    domain = TrainingDomain.from_extra(extra)
+    if domain is not None and domain.force_difference:
+        stored = json.loads(kept[KEY])
+        del stored["force_difference"]
+        kept[KEY] = json.dumps(stored)
+    return kept
+
+
 def _range(least: float, greatest: float, style: str) -> str:
     low, high = f"{least:{style}}", f"{greatest:{style}}"
     return low if low == high else f"{low} to {high}"
