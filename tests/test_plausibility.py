@@ -89,7 +89,7 @@ def test_energies_are_learnt_though_forces_are_noise(
         _, trainer = train(options(path, training), tmp_path)
         names = [term.name for term in trainer.terms]
         trainer.model.backbone.load_state_dict(trainer.average.module.state_dict())
-        errors.append(trainer._validate([]).mae()[names.index(ENERGY)])
+        errors.append(trainer._validate([])[0].mae()[names.index(ENERGY)])
     assert errors[1] == pytest.approx(errors[0], rel=1e-3)
     assert "The forces of 'energy' are small against its energies" in caplog.text
 

@@ -285,7 +285,9 @@ def test_water_is_learnt(tmp_path: Path) -> None:
     )
     _, trainer = train(given, tmp_path, torch.float32)
     errors = dict(
-        zip((t.name for t in trainer.terms), trainer._validate([]).mae(), strict=True)
+        zip(
+            (t.name for t in trainer.terms), trainer._validate([])[0].mae(), strict=True
+        )
     )
     spread = np.abs(np.concatenate([a.arrays["forces"] for a in frames])).mean()
     assert errors[FORCES] < 0.35 * spread
