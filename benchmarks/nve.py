@@ -176,7 +176,12 @@ def temperatures(runs: List[Dict[str, Any]]) -> List[str]:
     return [
         f"\n{name_of(run_['n_inner'])}, means over the run: "
         + ", ".join(
-            f"{symbol} at {mean:.1f} ± {error:.1f} K"
+            f"{symbol} at {mean:.1f} K"
+            + (
+                f" ± {error:.1f} K"
+                if np.isfinite(error)
+                else " (too short for an error)"
+            )
             for symbol, (mean, error) in run_["elements"].items()
         )
         + "."
