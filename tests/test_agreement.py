@@ -6,19 +6,17 @@ from typing import List
 import numpy as np
 import pytest
 import torch
-from train_helpers import CPU, clusters, options, prepare, write
+from train_helpers import CPU, clusters, options, prepare, prepare_first_step, write
 
 from dualforce import MDSettings, RespaVelocityVerlet, load_forces
 from dualforce.md.runner import make_run
 from dualforce.training.agreement import DISPLACEMENT, displaced, make_comparison
 from dualforce.training.batches import StepFrames
-from dualforce.training.data import Frame, collate, make_frames
+from dualforce.training.data import Frame, collate
 from dualforce.training.distributed import Processes
-from dualforce.training.fitting import fit_calibration, to_raw_units
 from dualforce.training.model import DualForce
 from dualforce.training.stages import AGREEMENT_START, Stage
 from dualforce.training.targets import FORCES_GRADIENT
-from dualforce.training.terms import make_terms
 from dualforce.training.trainer import Trainer
 
 
@@ -30,12 +28,7 @@ STEP = 1e-4
 def ready(tmp_path: Path) -> tuple[DualForce, Trainer]:
     """A small model and its trainer, before the first step."""
     given = options(write(tmp_path / "data.xyz", clusters(4)))
-    model, trainer, dataset = prepare(given)
-    frames = make_frames([dataset], "training", model, False)
-    fit_calibration(model, frames, {}, True)
-    trainer.model = model
-    trainer.train_frames = to_raw_units(model, frames)
-    trainer.terms = make_terms(model, trainer.train_frames, trainer.hypers)
+    model, trainer = prepare_first_step(given)
     trainer.processes = Processes(rank=0, size=1, device=CPU[0])
     trainer.checkpoint_path = tmp_path / "checkpoint.ckpt"
     trainer.progress.seed = 3

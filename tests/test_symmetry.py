@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_helpers import CPU, clusters, options, prepare, write
+from train_helpers import CPU, clusters, options, prepare_first_step, write
 
 from dualforce.training.batches import StepFrames
-from dualforce.training.data import Frame, collate, make_frames
+from dualforce.training.data import Frame, collate
 from dualforce.training.distributed import Processes
-from dualforce.training.fitting import fit_calibration, to_raw_units
 from dualforce.training.model import DualForce
 from dualforce.training.stages import Stage
 from dualforce.training.symmetry import INTERVAL, asymmetry_penalty
-from dualforce.training.terms import make_terms
 from dualforce.training.trainer import Trainer
 
 
@@ -24,13 +22,7 @@ FORCE = "non_conservative_force"
 def ready(tmp_path: Path) -> tuple[DualForce, Trainer]:
     """A small model and its trainer, before the first step."""
     given = options(write(tmp_path / "data.xyz", clusters(4)))
-    model, trainer, dataset = prepare(given)
-    frames = make_frames([dataset], "training", model, False)
-    fit_calibration(model, frames, {}, True)
-    trainer.model = model
-    trainer.train_frames = to_raw_units(model, frames)
-    trainer.terms = make_terms(model, trainer.train_frames, trainer.hypers)
-    return model, trainer
+    return prepare_first_step(given)
 
 
 def _jacobian(model: DualForce, frame: Frame) -> torch.Tensor:

@@ -11,16 +11,14 @@ from typing import Any, Dict, Tuple
 
 import pytest
 import torch
-from train_helpers import clusters, options, prepare, write
+from train_helpers import clusters, options, prepare, prepare_first_step, write
 
 from dualforce.training import trainer as training
 from dualforce.training.agreement import Comparison, make_comparison
 from dualforce.training.batches import StepFrames
-from dualforce.training.data import Batch, collate, make_frames
-from dualforce.training.fitting import fit_calibration, to_raw_units
+from dualforce.training.data import Batch, collate
 from dualforce.training.loss import errors, predict
 from dualforce.training.stages import Stage
-from dualforce.training.terms import make_terms
 
 
 META = torch.device("meta")
@@ -59,11 +57,8 @@ def test_network_and_loss_ask_for_no_values(backbone: str, tmp_path: Path) -> No
     gradient of the loss."""
     given = {"backbone": backbone, backbone: SMALL[backbone]}
     path = write(tmp_path / "water.xyz", clusters(3))
-    model, trainer, dataset = prepare(options(path, None, given), torch.float32)
-    frames = make_frames([dataset], "training", model, False)
-    fit_calibration(model, frames, {}, True)
-    frames = to_raw_units(model, frames)
-    terms = make_terms(model, frames, trainer.hypers)
+    model, trainer = prepare_first_step(options(path, None, given), torch.float32)
+    frames, terms = list(trainer.train_frames), trainer.terms
     step = StepFrames.of(frames, [term.name for term in terms])
     comparison = make_comparison(model, step, [0], terms, 1.0, 0)
     assert comparison is not None

@@ -450,13 +450,13 @@ def test_small_batches_have_defaults_of_their_own(
 def test_students_agree_with_their_teacher_alone(tmp_path: Path) -> None:
     """Not with energies of their own, which nobody uses."""
     path = write(tmp_path / "water.xyz", clusters(4))
+    model, trainer, _ = prepare(options(path))
     found = {}
-    for teacher in (None, "ase.calculators.emt:EMT"):
-        given = options(path, {"teacher": {"model": teacher}})
-        model, trainer, _ = prepare(given)
-        (stage,) = make_stages(trainer.hypers, model.hypers)
+    for teacher in (None, "teacher.pt"):
+        hypers = {**trainer.hypers, "teacher": {"model": teacher}}
+        (stage,) = make_stages(hypers, model.hypers)
         found[teacher] = stage.force_agreement
-    assert found == {None: 1.0, "ase.calculators.emt:EMT": 0.0}
+    assert found == {None: 1.0, "teacher.pt": 0.0}
 
 
 def test_max_minutes_ends_in_time(tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ from metatrain.utils.omegaconf import expand_dataset_config, expand_loss_config
 from omegaconf import OmegaConf
 
 from dualforce.plugin.patches import training
+from dualforce.training.data import make_frames
+from dualforce.training.fitting import fit_calibration, to_raw_units
 from dualforce.training.model import NAME, DualForce
+from dualforce.training.terms import make_terms
 from dualforce.training.trainer import Trainer
 
 
@@ -128,6 +131,19 @@ def read_rows(path: Path) -> List[Dict[str, str]]:
     """Rows of a ``train.csv``, without that of the units."""
     with open(path) as file:
         return [row for row in csv.DictReader(file) if row["Epoch"].strip().isdigit()]
+
+
+def prepare_first_step(
+    given: Dict[str, Any], dtype: torch.dtype = torch.float64
+) -> Tuple[DualForce, Trainer]:
+    """Model and trainer of an options file, with fitted scales, frames and terms."""
+    model, trainer, dataset = prepare(given, dtype)
+    frames = make_frames([dataset], "training", model, False)
+    fit_calibration(model, frames, {}, True)
+    trainer.model = model
+    trainer.train_frames = to_raw_units(model, frames)
+    trainer.terms = make_terms(model, trainer.train_frames, trainer.hypers)
+    return model, trainer
 
 
 def prepare(
