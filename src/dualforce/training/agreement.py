@@ -52,16 +52,14 @@ class ForcePair:
     """The two forces of one energy on displaced copies.
 
     :param term: term of the loss of the conservative force.
-    :param force: name of the direct force.
-    :param scale: scale of the direct force; that of the other is in the term.
+    :param direct: term of the loss of its direct force.
     :param rows: atoms of the copies whose frames have labels of these forces, counted
         from the first atom of the first copy.
     :param count: components of forces compared in this step, by all processes.
     """
 
     term: Term
-    force: str
-    scale: float
+    direct: Term
     rows: Tensor
     count: int
 
@@ -71,10 +69,10 @@ class ForcePair:
         :param predictions: in raw units, by name, shapes ``[n_atoms, 3, 1]``.
         :param first: first atom of the first copy.
         """
-        rows = to_device(self.rows, predictions[self.force].device)
+        rows = to_device(self.rows, predictions[self.direct.name].device)
         conservative = predictions[self.term.name][first:][rows]
-        direct = predictions[self.force][first:][rows]
-        difference = self.term.scale * conservative - self.scale * direct
+        direct = predictions[self.direct.name][first:][rows]
+        difference = self.term.scale * conservative - self.direct.scale * direct
         spread = self.term.scale * self.term.spread
         return self.term.weight * self.term.penalty(difference / spread) / self.count
 
@@ -99,7 +97,7 @@ class Comparison:
         """
         n_atoms = sum(len(copy) for copy in self.copies)
         penalties = [
-            pair.penalty(predictions, len(predictions[pair.force]) - n_atoms)
+            pair.penalty(predictions, len(predictions[pair.direct.name]) - n_atoms)
             for pair in self.pairs
         ]
         return self.weight * torch.stack(penalties).sum()
@@ -135,16 +133,15 @@ def make_comparison(
     pairs = []
     for energy in model.energies:
         term = by_name.get(energy.name + FORCES_GRADIENT)
-        force = energy.force
-        if term is None or force not in by_name or force not in energy.derived:
+        direct = by_name.get(energy.force or "")
+        if term is None or direct is None or direct.name not in energy.derived:
             continue
         labelled = [[term.name in frame.labels] * len(frame) for frame in sources]
         rows = torch.nonzero(torch.tensor(sum(labelled, []))).reshape(-1)
         if not len(rows):
             continue
-        scale = float(calibration_of(model, force).scale.mean())
         count = frames.count(term.name, places)
-        pairs.append(ForcePair(term, force, scale, rows, count))
+        pairs.append(ForcePair(term, direct, rows, count))
     return Comparison(copies, pairs, weight) if pairs else None
 
 
