@@ -91,6 +91,7 @@ def candidate(
         failed=failed,
         drift=drift,
         late_drift=drift,
+        mean_drift=(NAN, NAN),
         relative_drift=(0.1 * drift[0], 0.1 * drift[1]),
         fluctuation=0.1,
         heating=(heat * drift[0], heat * drift[1]) if heating is None else heating,

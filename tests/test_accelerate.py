@@ -82,6 +82,7 @@ def tuned(
         failed=None,
         drift=(0.0, 0.01),
         late_drift=(0.0, 0.01),
+        mean_drift=(0.1, 0.01),
         relative_drift=(0.0, 0.01),
         fluctuation=0.1,
         heating=(0.0, 1.0),

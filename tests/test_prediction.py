@@ -9,7 +9,11 @@ from ase import Atoms, units
 from potentials import Analytic, Bare, argon
 
 from dualforce.md import RespaVelocityVerlet, equilibrate
-from dualforce.md.constant_energy import PICOSECOND, ReferenceRun
+from dualforce.md.constant_energy import (
+    PICOSECOND,
+    ConstantEnergyRun,
+    ReferenceRun,
+)
 from dualforce.md.prediction import SEGMENTS, predicted_drift
 
 
@@ -87,6 +91,43 @@ def test_multiple_time_steps_of_free_particles(tmp_path: Path) -> None:
     outer = N_INNER * TIMESTEP
     rate = (energies[-1] - energies[1]) / (outer * (len(energies) - 2))
     assert rate == pytest.approx(golden_rule(a), rel=0.2)
+
+
+def test_spread_tells_the_power(tmp_path: Path) -> None:
+    """Work of our integrator satisfies Jarzynski's equality whatever the direct force
+    is, so that its variance tells its mean."""
+    atoms = free_particles(200000)
+    before = 0.5 * atoms.get_velocities()[:, 0] ** 2
+    run = RespaVelocityVerlet(
+        atoms,
+        TIMESTEP,
+        Bare(Wave(0.0), Wave(-0.1)),
+        N_INNER,
+        last_good=tmp_path / "last.xyz",
+    )
+    run.run(8)
+    work = 0.5 * atoms.get_velocities()[:, 0] ** 2 - before
+    error = float(np.exp(-work).std() / np.sqrt(len(work)))
+    assert np.exp(-work).mean() == pytest.approx(1.0, abs=3.0 * error)
+    assert work.mean() == pytest.approx(0.5 * work.var(), rel=0.1)
+    assert work.mean() > 10.0 * error
+
+
+def test_spread_along_a_run() -> None:
+    """Long runs heat as their spread and the prediction say, though by less than the
+    error of their slope."""
+    step = 4.0 * units.fs
+    atoms, forces = argon()
+    start = equilibrate(forces, atoms, step, temperature_K=60.0)
+    reference = ReferenceRun(start, step, forces)
+    run = ConstantEnergyRun(start, step, forces, 24)
+    reference.advance(8.0 * PICOSECOND)
+    run.advance(40.0 * PICOSECOND)
+    predicted, found = reference.predict(24), run.candidate()
+    told, error = found.mean_drift
+    assert abs(told - predicted[0]) < 2.0 * np.hypot(error, predicted[1])
+    assert abs(told - found.drift[0]) < 2.0 * np.hypot(error, found.drift[1])
+    assert error < found.drift[1]
 
 
 def test_white_noise() -> None:

@@ -9,6 +9,7 @@ from scipy.signal import lfilter
 from dualforce.md.statistics import (
     difference,
     mean_with_error,
+    power_from_spread,
     slope_with_error,
     standard_error,
 )
@@ -95,12 +96,32 @@ def test_means_of_short_series_are_not_decided() -> None:
     assert wrong < 0.06 * len(estimates)
 
 
+@pytest.mark.parametrize("n", [64, 500, 4000])
+def test_power_from_the_spread_of_a_random_walk(n: int) -> None:
+    """It is told without bias, beside fluctuations that do not grow, and from long runs
+    more precisely than by the slope."""
+    rng, times = np.random.default_rng(6), np.linspace(0.0, 1.0, n)
+    estimates, slopes = [], []
+    for _ in range(400):
+        # A variance of 1 in a time of 1, so that the mean power is 1 / (2 kT).
+        walk = np.cumsum(rng.normal(0.005, n**-0.5, n))
+        walk += 0.1 * autoregressive(rng, n, 0.5)
+        estimates.append(power_from_spread(times, walk, 5.0))
+        slopes.append(slope_with_error(times, walk)[0])
+    values = [value for value, _ in estimates]
+    assert np.mean(values) == pytest.approx(0.1, rel=0.12)
+    assert coverage(estimates, 0.1) >= 0.85
+    assert np.std(values) < 0.1 * np.std(slopes)
+    assert np.isnan(power_from_spread(times, np.zeros(n), 0.0)).all()
+
+
 def test_too_few_values() -> None:
     """Nothing is known of nothing."""
     assert np.isnan(mean_with_error([])).all()
     assert np.isnan(slope_with_error([], [])).all()
     mean, error = mean_with_error([1.0, 3.0])
     assert mean == 2.0 and np.isnan(error)
+    assert np.isnan(power_from_spread(range(31), range(31), 1.0)).all()
     slope, error = slope_with_error([0.0, 1.0, 2.0], [0.0, 2.0, 4.0])
     assert slope == pytest.approx(2.0) and np.isnan(error)
     assert np.isnan(standard_error([1.0, 2.0]))

@@ -125,6 +125,7 @@ def measured(
     growth: Optional[float] = 1.0,
     failed: Optional[str] = None,
     length_ps: float = 5.0,
+    mean: Estimate = (float("nan"), float("nan")),
 ) -> Candidate:
     """A run that nobody has made."""
     return Candidate(
@@ -134,6 +135,7 @@ def measured(
         failed=failed,
         drift=drift,
         late_drift=late,
+        mean_drift=mean,
         relative_drift=(drift[0] / 10.0, drift[1] / 10.0),
         fluctuation=0.1,
         heating=heating,
@@ -154,6 +156,12 @@ NAN = float("nan")
         ({"drift": (0.55, 0.10)}, "drifts"),
         ({"drift": (-0.55, 0.10)}, "drifts"),
         ({"drift": (0.1, 0.3)}, "unclear"),
+        # The spread of the energy knows more than the slope does, but no better.
+        ({"drift": (0.55, 0.30), "mean": (0.05, 0.02)}, "good"),
+        ({"drift": (0.55, 0.30), "mean": (0.15, 0.05)}, "unclear"),
+        ({"drift": (0.55, 0.10), "mean": (0.05, 0.02)}, "drifts"),
+        ({"late": (0.9, 0.1), "mean": (0.05, 0.02)}, "drift grows"),
+        ({"length_ps": 0.1, "mean": (0.05, 0.02)}, "unclear"),
         ({"late": (0.9, 0.1)}, "drift grows"),
         ({"growth": 1.6}, "correction grows"),
         ({"heating": (50.0, 5.0)}, "heats"),

@@ -32,8 +32,10 @@ def judge(
     It compares a run with that of the conservative force: the same start, the same
     length. Where the conservative force is too slow for that, the run is compared with
     exact conservation, drift and heating of zero. Differences count if they exceed two
-    standard errors. Energy that has changed by :data:`MAX_DRIFT` is a failure by
-    itself.
+    standard errors. A run whose own drift is not known well enough is good where the
+    spread of its energy tells that the drift to expect is accepted
+    (:func:`.statistics.power_from_spread`). Energy that has changed by
+    :data:`MAX_DRIFT` is a failure by itself.
 
     :param candidate: the run.
     :param conservative: the run with the conservative force alone; none if
@@ -69,7 +71,9 @@ def judge(
         return "correction grows"
     if heating > MIN_HEATING and heating > 2.0 * SIGMAS * heating_error:
         return "heats"
-    return "good" if abs(drift) <= tolerance and error <= tolerance else "unclear"
+    is_known = abs(drift) <= tolerance and error <= tolerance
+    expected = candidate.mean_drift[0] + SIGMAS * candidate.mean_drift[1]
+    return "good" if is_known or expected <= tolerance else "unclear"
 
 
 def judge_all(

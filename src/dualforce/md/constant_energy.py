@@ -15,7 +15,7 @@ from ..forces import Array, ForceSource
 from .guard import Guard
 from .prediction import BothForcesVerlet, predicted_drift
 from .respa import RespaVelocityVerlet
-from .statistics import UNKNOWN, Estimate, slope_with_error
+from .statistics import UNKNOWN, Estimate, power_from_spread, slope_with_error
 
 
 PICOSECOND = 1000.0 * units.fs
@@ -45,6 +45,9 @@ class Candidate:
     """Of the conserved quantity, in meV/atom/ps; NaN without an energy."""
     late_drift: Estimate
     """The same over the second half."""
+    mean_drift: Estimate
+    """The drift to expect, told by the spread of the conserved quantity
+    (:func:`.statistics.power_from_spread`), in meV/atom/ps."""
     relative_drift: Estimate
     """Drift over the standard deviation of the kinetic energy, in 1/ps."""
     fluctuation: float
@@ -222,6 +225,7 @@ class ConstantEnergyRun:
             failed=self.failed,
             drift=drift,
             late_drift=late_drift,
+            mean_drift=_mean_drift(times, conserved, temperature, len(self.run.atoms)),
             relative_drift=(drift[0] / spread, drift[1] / spread),
             fluctuation=_fluctuation(times, conserved, drift[0]),
             heating=slope_with_error(times, temperature),
@@ -239,6 +243,17 @@ def _kinetic_spread(run: RespaVelocityVerlet, temperature: Array) -> float:
         return float("nan")
     per_kelvin = 0.5 * units.kB * run.n_degrees / len(run.atoms)
     return float(1000.0 * per_kelvin * temperature.std()) or float("nan")
+
+
+def _mean_drift(
+    times: Array, conserved: Array, temperature: Array, n_atoms: int
+) -> Estimate:
+    """Drift to expect, in meV/atom/ps."""
+    if len(times) == 0:
+        return UNKNOWN
+    thermal_energy = 1000.0 * units.kB * float(temperature.mean())
+    power, error = power_from_spread(times, n_atoms * conserved, thermal_energy)
+    return power / n_atoms, error / n_atoms
 
 
 def _fluctuation(times: Array, conserved: Array, drift: float) -> float:

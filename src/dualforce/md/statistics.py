@@ -37,6 +37,16 @@ N_INCREMENTS = 8
 MIN_VALUES = 10
 """Values from which on a slope has an error."""
 
+LONGEST_LAG = 100
+"""In values of a series: over so many outer steps energy is a random walk, and longer
+lags are fewer."""
+
+N_LAGS = 8
+"""Lags in a series, at least."""
+
+SHORTER = 4
+"""The spread over a lag is compared with that over so much less."""
+
 
 def mean_with_error(values: ArrayLike) -> Estimate:
     r"""Mean of a series and its standard error, :math:`\sqrt{\sigma^2 \tau / n}`.
@@ -95,6 +105,42 @@ def slope_with_error(times: ArrayLike, values: ArrayLike) -> Estimate:
     variance = (residuals**2).sum() / (n_bins - 2.0 * correlation)
     error = np.sqrt(variance * correlation / (centred**2).sum())
     return slope, float(error * _widening(n_independent / WINDOW))
+
+
+def power_from_spread(
+    times: ArrayLike, energies: ArrayLike, thermal_energy: float
+) -> Estimate:
+    r"""Mean power that a system takes up, told by the spread of its energy.
+
+    Dynamics that preserve volume in phase space, as steps of velocities and positions
+    do whatever the forces are, change the energy by work :math:`W` that satisfies
+    :math:`\langle e^{-W/k_B T} \rangle = 1` from a canonical start (C. Jarzynski, Phys.
+    Rev. Lett. 78, 2690 (1997)), so that small changes of the energy have the mean
+
+    .. math::
+        \langle W \rangle = \frac{\mathrm{var}(W)}{2 k_B T}.
+
+    While the energy taken up is less than :math:`k_B T` this says more of the power
+    than the slope of the energy does. Fluctuations that do not grow with time, as those
+    of velocity Verlet, are left out: variances over two lags are subtracted.
+
+    :param times: times of outer points, evenly spaced, shape ``[n]``.
+    :param energies: energy of the system that is to be conserved, shape ``[n]``.
+    :param thermal_energy: :math:`k_B T`, in the unit of the energies.
+    :return: power and its error; NaN if there are too few values.
+    """
+    times, energies = np.asarray(times, dtype=float), np.asarray(energies, dtype=float)
+    n = len(times)
+    if n < N_LAGS * SHORTER or not thermal_energy > 0.0:
+        return UNKNOWN
+    spacing, lag = (times[-1] - times[0]) / (n - 1), min(n // N_LAGS, LONGEST_LAG)
+    lags = lag, lag // SHORTER
+    long, short = (float(np.var(energies[m:] - energies[:-m])) for m in lags)
+    scale = float(0.5 / (thermal_energy * (lags[0] - lags[1]) * spacing))
+    # The mean of overlapping changes was taken from them.
+    power = scale * (long - short) / (1.0 - lag / n)
+    relative = float(np.sqrt(1.6 * lag / n)) * _widening(n / lag)
+    return power, scale * long * relative
 
 
 def standard_error(values: ArrayLike) -> float:
