@@ -1,88 +1,100 @@
-"""What a direct force learnt from a teacher brings, and whether it changes anything.
+"""What an acceleration brings, and whether it changes anything.
 
-    python benchmarks/accelerate.py LABEL TEACHER STRUCTURES --pair PAIR
-    python benchmarks/accelerate.py LABEL module:callable STRUCTURES --student STUDENT
+    python benchmarks/accelerate.py LABEL FOLDER [--ps 5] [--teacher-ps 2]
 
-TEACHER is an exported model, or a calculator of ASE as in ``options/``. From the last
-of the STRUCTURES: the conservative force of the teacher alone against multiple time
-stepping with the pair, at constant energy (drift, speed) and at constant temperature
-(temperatures of the elements, diffusion, radial distribution functions). For exported
-models, energies of the pair and the teacher are compared for 100 structures, bit for
-bit. Results are added under LABEL to ``docs/benchmarks/accelerate.json``; the table is
-made of all that it holds.
+FOLDER is that of ``dualforce accelerate``. From its structure, at its temperature: the
+teacher alone, with the longest timestep that suits it, against multiple time stepping
+with timestep and number of inner steps that were recommended; at constant energy
+(drift, speed) and at constant temperature (temperatures of the elements, radial
+distribution functions). For metatomic teachers, energies of pair and teacher are
+compared for 100 structures, bit for bit. Results are added under LABEL to
+``docs/benchmarks/accelerate.json``; the table is made of all that it holds.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import ase
-import ase.io
 import numpy as np
 import torch
 
-from dualforce import CombinedForces, ForceSource, MetatomicForces, load_forces
+from dualforce import ForceSource, load_forces
 from dualforce.diagnostics import NVERun, NVTRun, prepare, run_nve, run_nvt
-from dualforce.distillation.teacher import load_teacher
-from dualforce.md import repartition_hydrogen_mass
-from dualforce.md.statistics import Estimate
+from dualforce.distillation.acceleration import (
+    COMBINED,
+    DESCRIPTION,
+    PARTS,
+    STRUCTURE,
+    read_structures,
+)
+from dualforce.forces.pair_folder import read_pair
+from dualforce.md.statistics import Estimate, difference
+from dualforce.md.tuning_report import TABLE
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 RESULTS = DOCS / "accelerate.json"
-TIMESTEP, TEMPERATURE, TAU = 0.5, 300.0, 100.0
-"""fs, K, fs."""
+TAU = 100.0
+"""Of the thermostat, in fs."""
 
 
-def different_energies(teacher: str, pair: str, frames: List[ase.Atoms]) -> int:
+def different_energies(folder: Path, teacher: str, atoms: ase.Atoms) -> int:
     """Structures of 100 whose energies are not bitwise identical."""
-    both, alone = MetatomicForces(pair), load_forces(teacher, pair)
+    both, alone = load_forces(folder / COMBINED), load_forces(teacher)
     rng, n_different = np.random.default_rng(0), 0
     with torch.jit.optimized_execution(False):
-        for number in range(100):
-            atoms = frames[number % len(frames)].copy()
-            atoms.positions += rng.normal(0.0, 0.02, atoms.positions.shape)
-            mine, expected = (f.conservative(atoms) for f in (both, alone))
+        for _ in range(100):
+            moved = atoms.copy()
+            moved.positions += rng.normal(0.0, 0.02, moved.positions.shape)
+            mine, expected = (f.conservative(moved) for f in (both, alone))
             n_different += mine.energy != expected.energy
     return n_different
 
 
-def load(arguments: argparse.Namespace) -> ForceSource:
-    """The pair, or teacher and student."""
-    if arguments.pair:
-        return MetatomicForces(arguments.pair)
-    teacher = load_teacher(arguments.teacher, Path("labels"))
-    return CombinedForces(teacher.forces, load_forces(arguments.student))
+def recommended(folder: Path, temperature: float) -> Tuple[float, int, float]:
+    """Timestep in fs and number of inner steps of the pair, and the longest timestep
+    that suits the teacher."""
+    tuning = json.loads((folder / f"tune-{temperature:g}K" / TABLE).read_text())
+    suits = [t["fs"] for t in tuning["timesteps"] if not t["is_too_long"]]
+    return tuning["timestep_fs"], tuning["recommended"], max(suits)
 
 
 def measure(
     forces: ForceSource,
     start: ase.Atoms,
+    temperature: float,
+    timestep: float,
     n_inner: int,
     picoseconds: float,
-    timestep: float,
 ) -> Dict[str, Any]:
-    """Both runs with one number of inner steps; one is the teacher alone."""
-    kind = "conservative" if n_inner == 1 else "MTS"
+    """Both runs; one inner step is the teacher alone."""
     length = 1000.0 * picoseconds
     common: Dict[str, Any] = {
-        "kind": kind,
+        "kind": "conservative" if n_inner == 1 else "MTS",
         "n_inner": n_inner,
         "timestep_fs": timestep,
         "length_fs": length,
     }
-    nve = run_nve(forces, start, **common)
     nvt = run_nvt(
         forces,
         start,
         thermostat="svr",
         tau_fs=TAU,
-        temperature_K=TEMPERATURE,
+        temperature_K=temperature,
         equilibration_fs=0.1 * length,
         **common,
     )
-    return {"nve": describe_nve(nve), "nvt": describe_nvt(nvt)}
+    nve = run_nve(forces, start, **common)
+    print(f"M = {n_inner}: {nve.candidate}", flush=True)
+    return {
+        "timestep_fs": timestep,
+        "n_inner": n_inner,
+        "ps": picoseconds,
+        "nve": describe_nve(nve),
+        "nvt": describe_nvt(nvt),
+    }
 
 
 def describe_nve(run: NVERun) -> Dict[str, Any]:
@@ -90,19 +102,15 @@ def describe_nve(run: NVERun) -> Dict[str, Any]:
     candidate = run.candidate
     return {
         "drift": candidate.drift,
+        "mean_drift": candidate.mean_drift,
         "failed": candidate.failed,
-        "ms_per_step": candidate.ms_per_step,
+        "ms_per_fs": candidate.ms_per_fs,
     }
 
 
 def describe_nvt(run: NVTRun) -> Dict[str, Any]:
     """What the table needs."""
-    return {
-        "deviation": run.deviation,
-        "diffusion": run.diffusion,
-        "failed": run.failed,
-        "rdf": run.rdf,
-    }
+    return {"deviation": run.deviation, "failed": run.failed, "rdf": run.rdf}
 
 
 def rms_difference(first: List[float], second: List[float]) -> float:
@@ -110,90 +118,106 @@ def rms_difference(first: List[float], second: List[float]) -> float:
     return float(np.sqrt(np.mean(np.subtract(first, second) ** 2)))
 
 
-def text(estimates: Dict[str, Estimate]) -> str:
-    """Values with errors, by element."""
-    return ", ".join(f"{k} {v:.2f} ± {e:.2f}" for k, (v, e) in estimates.items())
+def with_error(estimate: Estimate, digits: int) -> str:
+    """A value and its error."""
+    return "{:.{d}f} ± {:.{d}f}".format(*estimate, d=digits)
 
 
 def table(results: Dict[str, Any]) -> str:
     """All results, as Markdown."""
     lines = [
-        "| | M | ms per step | speed | drift, meV/atom/ps | temperature - 300 K | "
-        "diffusion, Å²/ps | change of g(r), RMS |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | atoms, K | teacher alone, fs | step, fs, and M | speed "
+        "| drift, meV/atom/ps, by slope | by spread "
+        "| temperature of the elements, pair - teacher, K | change of g(r), RMS |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, result in results.items():
-        first = result["runs"]["1"]
-        for n_inner, run in result["runs"].items():
-            nve, nvt = run["nve"], run["nvt"]
-            ratio = first["nve"]["ms_per_step"] / nve["ms_per_step"]
-            drift = nve["failed"] or "{:.2f} ± {:.2f}".format(*nve["drift"])
-            change = max(
-                (
-                    rms_difference(g, first["nvt"]["rdf"][pair])
-                    for pair, g in nvt["rdf"].items()
-                ),
-                default=float("nan"),
+        teacher, pair = result["teacher"], result["pair"]
+        nve, nvt = pair["nve"], pair["nvt"]
+        elements = ", ".join(
+            f"{name} {with_error(difference(value, base), 0)}"
+            for (name, value), base in zip(
+                nvt["deviation"].items(),
+                teacher["nvt"]["deviation"].values(),
+                strict=True,
             )
-            lines.append(
-                f"| {label} | {n_inner} | {nve['ms_per_step']:.1f} | {ratio:.2f} | "
-                f"{drift} | {text(nvt['deviation'])} | {text(nvt['diffusion'])} | "
-                f"{change:.2f} |"
-            )
+        )
+        change = max(
+            rms_difference(g, teacher["nvt"]["rdf"][name])
+            for name, g in nvt["rdf"].items()
+        )
+        lines.append(
+            f"| {label} | {result['n_atoms']}, {result['K']:g} "
+            f"| {teacher['timestep_fs']:g} "
+            f"| {pair['timestep_fs']:g}, {pair['n_inner']} "
+            f"| {teacher['nve']['ms_per_fs'] / nve['ms_per_fs']:.1f} "
+            f"| {nve['failed'] or with_error(nve['drift'], 2)} "
+            f"| {with_error(nve['mean_drift'], 2)} | {elements} | {change:.2f} |"
+        )
         if result["different_energies"] is not None:
             lines.append(
-                f"| {label} | | | | | | | energies that differ: "
+                f"| | | | | | | | | energies that differ: "
                 f"{result['different_energies']} of 100 |"
             )
     return "\n".join(lines) + "\n"
+
+
+def page(results: Dict[str, Any]) -> str:
+    """Table and how it was made."""
+    lengths = ", ".join(
+        f"{label}: {result['pair']['ps']:g} and {result['teacher']['ps']:g} ps, "
+        f"{result['minutes']:g} minutes"
+        for label, result in results.items()
+    )
+    return (
+        "# Existing models, accelerated\n\n"
+        "One command each, `dualforce accelerate TEACHER STRUCTURES --temperature T "
+        "--minutes N -o FOLDER` on one core, then `python benchmarks/accelerate.py "
+        "LABEL FOLDER`. Speed: simulated time for a time of the computer, relative to "
+        "the teacher alone with the longest step that suits it. Runs of the pair and "
+        f"of the teacher, and time of the command: {lengths}.\n\n" + table(results)
+    )
 
 
 def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("label")
-    parser.add_argument("teacher")
-    parser.add_argument("structures")
-    chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--pair")
-    chosen.add_argument("--student")
-    parser.add_argument("--ps", type=float, default=10.0)
-    parser.add_argument("--inner", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--timestep", type=float, default=TIMESTEP, help="in fs")
-    parser.add_argument("--hydrogen-mass", type=float, help="in u, in all runs")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ps", type=float, default=5.0)
+    parser.add_argument("--teacher-ps", type=float, default=2.0)
     arguments = parser.parse_args()
-    frames = ase.io.read(arguments.structures, ":")
-    if arguments.hydrogen_mass is not None:
-        repartition_hydrogen_mass(frames[-1], arguments.hydrogen_mass)
-    forces = load(arguments)
-    if isinstance(forces, MetatomicForces):
-        forces.warm_up(frames[-1])
+    folder = arguments.folder
+    pair = read_pair(folder)
+    described = json.loads((folder / DESCRIPTION).read_text())
+    assert pair.temperature is not None, "a pair of `dualforce accelerate` has one"
+    kelvin, atoms = pair.temperature, read_structures(folder / STRUCTURE)[0]
+    step, n_inner, longest = recommended(folder, kelvin)
+    forces = load_forces(folder)
+    forces.warm_up(atoms)
+    # Whatever the teacher costs, a tenth of what its own runs do.
+    length = min(1000.0, 200.0 * arguments.teacher_ps)
     start = prepare(
-        forces,
-        frames[-1],
-        temperature_K=TEMPERATURE,
-        timestep_fs=arguments.timestep,
-        length_fs=min(1000.0, 200.0 * arguments.ps),
+        forces, atoms, temperature_K=kelvin, timestep_fs=step, length_fs=length
     )
-    result: Dict[str, Any] = {"different_energies": None, "runs": {}}
-    if arguments.pair:
-        result["different_energies"] = different_energies(
-            arguments.teacher, arguments.pair, frames
-        )
-    for n_inner in [1, *arguments.inner]:
-        run = measure(forces, start, n_inner, arguments.ps, arguments.timestep)
-        result["runs"][str(n_inner)] = run
-        print(f"M = {n_inner}: {run['nve']}", flush=True)
+    runs = ((longest, 1, arguments.teacher_ps), (step, n_inner, arguments.ps))
+    teacher, both = (measure(forces, start, kelvin, *each) for each in runs)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[arguments.label] = result
+    is_file = (folder / COMBINED).exists()
+    results[arguments.label] = {
+        "n_atoms": len(atoms),
+        "K": kelvin,
+        "minutes": described["minutes"],
+        "plan": json.loads((folder / PARTS).read_text())["plan"],
+        "different_energies": different_energies(folder, described["teacher"], atoms)
+        if is_file
+        else None,
+        "teacher": teacher,
+        "pair": both,
+    }
     RESULTS.write_text(json.dumps(results) + "\n")
-    (DOCS / "accelerate.md").write_text(
-        "# Existing models, accelerated\n\n"
-        "`python benchmarks/accelerate.py LABEL TEACHER STRUCTURES`, with `--pair "
-        "PAIR` or `--student STUDENT`, and `--hydrogen-mass 4` or `--timestep` where "
-        "the label says so. M = 1 is the teacher alone.\n\n" + table(results)
-    )
-    print(table({arguments.label: result}))
+    (DOCS / "accelerate.md").write_text(page(results))
+    print(table({arguments.label: results[arguments.label]}))
 
 
 if __name__ == "__main__":

@@ -521,13 +521,15 @@ def _follows(met: Exploration) -> bool:
 def _as_check(result: Tuning, temperature: float) -> Check:
     tested = result.candidates[1:]
     first, best = result.candidates[0], result.best
+    suits = [t.fs for t in result.timesteps if not t.is_too_long]
+    alone = first.ms_per_step / max(suits, default=first.timestep_fs)
     return Check(
         temperature,
         result.timestep_fs,
         result.recommended,
-        best.drift[0] if best else None,
+        best.known_drift[0] if best else None,
         result.correction,
-        first.ms_per_fs / best.ms_per_fs if best else None,
+        alone / best.ms_per_fs if best else None,
         advice(result),
         any(each.is_good or each.is_bad for each in tested) or first.is_bad,
     )

@@ -52,11 +52,11 @@ class Check:
     n_inner: Optional[int]
     """Largest number of inner steps; none where nothing can be recommended."""
     drift: Optional[float]
-    """Of the recommended run, in meV/atom/ps."""
+    """To expect of the recommended run, in meV/atom/ps."""
     correction: Optional[float]
     """RMS of conservative minus direct force there, in meV/Å."""
     speed: Optional[float]
-    """Relative to the teacher alone with the shortest timestep that was tried."""
+    """Relative to the teacher alone with the longest timestep that suits it."""
     advice: str
     decided: bool
     """Whether the runs were long enough to tell."""
@@ -167,7 +167,7 @@ def _sentence(check: Check) -> str:
         return f"{where} no M above 1 conserves energy. {check.advice}"
     return (
         f"{where} M = {check.n_inner} with steps of {check.timestep:g} fs is "
-        f"{check.speed:.1f} times as fast as the teacher, and energy drifts by "
+        f"{check.speed:.1f} times as fast as the teacher alone, and energy drifts by "
         f"{check.drift:.2g} meV/atom/ps."
     )
 

@@ -1,5 +1,6 @@
 """Runs at constant energy, as far as they tell how many inner steps are tolerated."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,6 +74,15 @@ class Candidate:
     def ms_per_fs(self) -> float:
         """Wall time for a simulated femtosecond, in ms."""
         return self.ms_per_step / self.timestep_fs
+
+    @property
+    def known_drift(self) -> Estimate:
+        """The drift as the slope or as the spread tells it, whichever is the more
+        precise, in meV/atom/ps."""
+        return min(
+            (self.drift, self.mean_drift),
+            key=lambda each: each[1] if math.isfinite(each[1]) else math.inf,
+        )
 
     @property
     def is_good(self) -> bool:
