@@ -531,7 +531,9 @@ def _as_check(result: Tuning, temperature: float) -> Check:
         result.correction,
         alone / best.ms_per_fs if best else None,
         advice(result),
-        any(each.is_good or each.is_bad for each in tested) or first.is_bad,
+        first.is_bad
+        or any(each.is_good for each in tested)
+        or (len(tested) > 0 and tested[0].is_bad),
     )
 
 

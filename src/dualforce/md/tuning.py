@@ -208,11 +208,12 @@ def tune(
 
     report("preparing the model")
     forces.warm_up(atoms)
-    costs = _measure_costs(forces, atoms)
-    limit = max(1, round(0.1 * seconds / costs[1]))
+    cost = _measure_costs(forces, atoms)[1]
+    limit = max(1, round(0.1 * seconds / cost))
     length, before = min(EQUILIBRATION, limit * shortest), time.perf_counter()
+    counted = CountedForces(forces)
     start = equilibrate(
-        forces,
+        counted,
         atoms,
         shortest,
         temperature_K=temperature_K,
@@ -220,8 +221,11 @@ def tune(
         length=length,
         progress=lambda share: report("equilibration"),
     )
-    per_step = (time.perf_counter() - before) / max(1, round(length / shortest))
-    overhead = max(0.0, per_step - costs[1])
+    model = counted.direct_cost.seconds + counted.conservative_cost.seconds
+    passed = time.perf_counter() - before
+    overhead = max(0.0, passed - model) / max(1, round(length / shortest))
+    # A warm structure may have more neighbours than the one that was given.
+    costs = _measure_costs(forces, start)
     costs_of_steps = (costs[0] + overhead, costs[1] + overhead)
     search = _Search(
         forces,
