@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import metatensor.torch
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from metatomic.torch import (
     ModelCapabilities,
     ModelMetadata,
     ModelOutput,
+    NeighborListOptions,
     System,
 )
 from metatomic_ase import MetatomicCalculator
@@ -332,6 +334,65 @@ def test_variants_without_direct_forces() -> None:
     np.testing.assert_allclose(found.forces, expected.forces, **CLOSE)
     with pytest.raises(MissingForceError, match="non_conservative_force/a"):
         forces["b"].direct(atoms)
+
+
+class Published(torch.nn.Module):
+    """A model as older ones were published: plural names, kcal/mol, no direct
+    stress."""
+
+    def __init__(self, model: AtomisticModel) -> None:
+        super().__init__()
+        self.model = model.module
+
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
+        """Those of the model."""
+        return self.model.requested_neighbor_lists()
+
+    def forward(
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels],
+    ) -> Dict[str, TensorMap]:
+        """Its outputs in other units."""
+        asked: Dict[str, ModelOutput] = {}
+        for name, output in outputs.items():
+            asked[name.replace("forces", "force")] = output
+        found = self.model(systems, asked, selected_atoms)
+        results: Dict[str, TensorMap] = {}
+        for name in outputs:
+            values = found[name.replace("forces", "force")]
+            results[name] = metatensor.torch.multiply(values, 23.060547830619026)
+        return results
+
+
+def test_older_published_models(tmp_path: Path) -> None:
+    """Their forces are found, in our units, also from a file."""
+    model = make_model(info=energy_info(("energy/a", "energy/b"))).export()
+    old = model.capabilities()
+    energy = ModelOutput(unit="kcal/mol", sample_kind="system")
+    force = ModelOutput(unit="kcal/mol/A", sample_kind="atom")
+    capabilities = ModelCapabilities(
+        outputs={"energy/a": energy, "energy/b": energy, f"{FORCE}s/a": force},
+        atomic_types=old.atomic_types,
+        interaction_range=old.interaction_range,
+        length_unit=old.length_unit,
+        supported_devices=old.supported_devices,
+        dtype=old.dtype,
+    )
+    published = AtomisticModel(Published(model).eval(), ModelMetadata(), capabilities)
+    published.save(tmp_path / "published.pt")
+    forces, atoms = load_forces(tmp_path / "published.pt", variant="a"), random_cell(6)
+    assert forces.has_direct and not forces.has_direct_stress
+    expected = MetatomicForces(model, variant="a").both(atoms, stress=True)
+    conservative, direct = forces.both(atoms, stress=True)
+    assert conservative.energy == pytest.approx(expected[0].energy)
+    assert conservative.stress is not None and direct.stress is None
+    np.testing.assert_allclose(conservative.stress, expected[0].stress, **CLOSE)
+    for mine, other in zip((conservative, direct), expected, strict=True):
+        np.testing.assert_allclose(mine.forces, other.forces, **CLOSE)
+    with pytest.raises(MissingForceError, match="no direct force"):
+        load_forces(tmp_path / "published.pt", variant="b").direct(atoms)
 
 
 def test_unknown_elements(paths: Dict[str, str]) -> None:
