@@ -63,6 +63,19 @@ def test_slopes_of_random_walks(memory: float) -> None:
     assert 0.91 <= coverage(estimates, 0.05 * 200.0) <= 0.99
 
 
+def test_slopes_of_short_random_walks() -> None:
+    """What is known of the walk from elsewhere gives an error that is right on average,
+    and never one that is too small by chance."""
+    rng, times = np.random.default_rng(2), np.linspace(0.0, 1.0, 64)
+    walks = [np.cumsum(rng.normal(0.0, 0.125, 64)) for _ in range(400)]
+    alone = [slope_with_error(times, walk) for walk in walks]
+    estimates = [slope_with_error(times, walk, 1.0) for walk in walks]
+    least = min(error for _, error in estimates)
+    assert least == pytest.approx(np.std([value for value, _ in alone]), rel=0.1)
+    assert least > 3.0 * min(error for _, error in alone)
+    assert coverage(estimates, 0.0) >= 0.95
+
+
 def test_fast_oscillations_do_not_hide_slow_fluctuations() -> None:
     """An oscillation ten times as large as correlated noise has no share in the
     error."""

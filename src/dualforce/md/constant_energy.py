@@ -222,10 +222,11 @@ class ConstantEnergyRun:
         times, conserved, temperature, correction = self.series
         late = slice(len(times) // 2, None)
         has_energy = bool(np.isfinite(conserved).any())
-        drift = slope_with_error(times, conserved) if has_energy else UNKNOWN
-        late_drift = (
-            slope_with_error(times[late], conserved[late]) if has_energy else UNKNOWN
-        )
+        drift = late_drift = mean_drift = UNKNOWN
+        if has_energy:
+            mean_drift, diffusion = self._spread()
+            drift = slope_with_error(times, conserved, diffusion)
+            late_drift = slope_with_error(times[late], conserved[late], diffusion)
         spread = _kinetic_spread(self.run, temperature)
         has_correction = self.n_inner > 1 and len(times) > 0
         return Candidate(
@@ -235,7 +236,7 @@ class ConstantEnergyRun:
             failed=self.failed,
             drift=drift,
             late_drift=late_drift,
-            mean_drift=_mean_drift(times, conserved, temperature, len(self.run.atoms)),
+            mean_drift=mean_drift,
             relative_drift=(drift[0] / spread, drift[1] / spread),
             fluctuation=_fluctuation(times, conserved, drift[0]),
             heating=slope_with_error(times, temperature),
@@ -246,6 +247,17 @@ class ConstantEnergyRun:
             ms_per_step=1000.0 * self.seconds / max(1, self.n_steps),
         )
 
+    def _spread(self) -> Tuple[Estimate, float]:
+        """Drift to expect, in meV/atom/ps, and the variance that the conserved quantity
+        gains, in (meV/atom)²/ps."""
+        times, conserved, temperature, _ = self.series
+        n_atoms = len(self.run.atoms)
+        thermal_energy = 1000.0 * units.kB * float(temperature.mean())
+        power, error = power_from_spread(times, n_atoms * conserved, thermal_energy)
+        gain = 2.0 * thermal_energy * power / n_atoms**2
+        # NaN, where nothing is known, compares as false.
+        return (power / n_atoms, error / n_atoms), gain if gain > 0.0 else 0.0
+
 
 def _kinetic_spread(run: RespaVelocityVerlet, temperature: Array) -> float:
     """Standard deviation of the kinetic energy, in meV/atom; NaN for one record."""
@@ -253,17 +265,6 @@ def _kinetic_spread(run: RespaVelocityVerlet, temperature: Array) -> float:
         return float("nan")
     per_kelvin = 0.5 * units.kB * run.n_degrees / len(run.atoms)
     return float(1000.0 * per_kelvin * temperature.std()) or float("nan")
-
-
-def _mean_drift(
-    times: Array, conserved: Array, temperature: Array, n_atoms: int
-) -> Estimate:
-    """Drift to expect, in meV/atom/ps."""
-    if len(times) == 0:
-        return UNKNOWN
-    thermal_energy = 1000.0 * units.kB * float(temperature.mean())
-    power, error = power_from_spread(times, n_atoms * conserved, thermal_energy)
-    return power / n_atoms, error / n_atoms
 
 
 def _fluctuation(times: Array, conserved: Array, drift: float) -> float:

@@ -31,6 +31,10 @@ WINDOW = 3.0
 variance that follows from them has the degrees of freedom of a series of so many times
 fewer independent values."""
 
+WALK = 6.0 / 5.0
+"""Variance of the slope of a random walk by least squares, over that of its slope from
+end to end."""
+
 N_INCREMENTS = 8
 """Blocks whose increments give the error of the slope of a random walk."""
 
@@ -74,7 +78,9 @@ def mean_with_error(values: ArrayLike) -> Estimate:
     return mean, float(error)
 
 
-def slope_with_error(times: ArrayLike, values: ArrayLike) -> Estimate:
+def slope_with_error(
+    times: ArrayLike, values: ArrayLike, diffusion: float = 0.0
+) -> Estimate:
     """Slope of a straight line through a series, by least squares, and its standard
     error.
 
@@ -85,26 +91,35 @@ def slope_with_error(times: ArrayLike, values: ArrayLike) -> Estimate:
 
     :param times: times, evenly spaced, shape ``[n]``.
     :param values: series, shape ``[n]``.
+    :param diffusion: variance that a random walk in the series is known to gain in a
+        unit of time. The error is at least that of the slope of such a walk: a short
+        one may look like a straight line.
     :return: slope and error; NaN if there are fewer than two values, and the error also
         if there are fewer than ten.
     """
     times, values = np.asarray(times, dtype=float), np.asarray(values, dtype=float)
     if len(times) < 2:
         return UNKNOWN
-    slope, bins = _slope(times, values), _bins(values, MAX_BINS)
+    least = np.sqrt(WALK * diffusion / (times[-1] - times[0]))
+    # The maximum with an error that is not known (NaN) is not known.
+    return _slope(times, values), float(np.maximum(_slope_error(times, values), least))
+
+
+def _slope_error(times: Array, values: Array) -> float:
+    bins = _bins(values, MAX_BINS)
     n_bins = len(bins)
     if n_bins < MIN_VALUES:
-        return slope, float("nan")
+        return float("nan")
     bin_times = _bins(times, MAX_BINS)
     centred = bin_times - bin_times.mean()
     residuals = bins - bins.mean() - _slope(bin_times, bins) * centred
     correlation = _correlation_time(residuals, n_parameters=2)
     n_independent = n_bins / correlation
     if n_independent < MIN_INDEPENDENT:
-        return slope, _error_of_walk(times, values)
+        return _error_of_walk(times, values)
     variance = (residuals**2).sum() / (n_bins - 2.0 * correlation)
     error = np.sqrt(variance * correlation / (centred**2).sum())
-    return slope, float(error * _widening(n_independent / WINDOW))
+    return float(error * _widening(n_independent / WINDOW))
 
 
 def power_from_spread(
