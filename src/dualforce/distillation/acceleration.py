@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, TypeVar, Union
 
 import ase
 import ase.io
+import numpy as np
 from ase import units
 
 from ..engines import ModelReference
@@ -59,6 +60,9 @@ FOLLOWS = 0.04
 """A student follows its teacher where the correction is smaller than this share of the
 forces. It meets no more structures then, and learns from those there are in the time
 that is left."""
+
+THERMAL = 0.05
+"""Displacement of warm atoms in each coordinate, in Å, about."""
 
 USER_SHARE = 0.25
 """Of the first evaluations of the teacher, for the structures of the user."""
@@ -495,11 +499,13 @@ def _seconds_of(teacher: Teacher, atoms: ase.Atoms) -> float:
 
     :raises ValueError: if it fails, with its own words.
     """
-    moved, seconds = atoms.copy(), []
+    moved, seconds, rng = atoms.copy(), [], np.random.default_rng(0)
     try:
         teacher.forces.warm_up(moved)
         for _ in range(3):
-            moved.positions = moved.positions + 1e-3
+            # Warm structures may have more neighbours than an ideal crystal.
+            displacements = rng.normal(0.0, THERMAL, atoms.positions.shape)
+            moved.positions = atoms.positions + displacements
             begin = time.perf_counter()
             label_one(moved, teacher)
             seconds.append(time.perf_counter() - begin)
