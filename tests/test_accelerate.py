@@ -23,7 +23,7 @@ from click.testing import CliRunner
 import dualforce
 from dualforce.cli import main
 from dualforce.distillation import AccelerationError, accelerate
-from dualforce.distillation.acceleration import _why_not, lock
+from dualforce.distillation.acceleration import _as_check, _why_not, lock
 from dualforce.distillation.exploration import explore
 from dualforce.distillation.labelling import LabelStore
 from dualforce.distillation.plan import cutoff_for, make_plan, student_options
@@ -33,7 +33,7 @@ from dualforce.distillation.teacher import load_teacher
 from dualforce.forces import ForceSource, load_forces
 from dualforce.md.constant_energy import Candidate
 from dualforce.md.timesteps import propose_timestep, propose_timesteps
-from dualforce.md.tuning import Tuning
+from dualforce.md.tuning import Timestep, Tuning
 
 
 EMT_NAME = "ase.calculators.emt:EMT"
@@ -75,31 +75,37 @@ def tuned(
     """What `tune` finds for a pair that tolerates eight inner steps."""
     progress("equilibration", 0.1)
     forces.both(atoms)
-    one = Candidate(
-        n_inner=1,
-        outer_step_fs=2.0,
-        length_ps=1.0,
-        failed=None,
-        drift=(0.0, 0.01),
-        late_drift=(0.0, 0.01),
-        mean_drift=(0.1, 0.01),
-        relative_drift=(0.0, 0.01),
-        fluctuation=0.1,
-        heating=(0.0, 1.0),
-        correction=None,
-        growth=None,
-        ms_per_step=80.0,
-        verdict="good",
-    )
-    eight = replace(
-        one,
+    return Tuning(list(RUNS), 10.0, [], [])
+
+
+ALONE = Candidate(
+    n_inner=1,
+    outer_step_fs=2.0,
+    length_ps=1.0,
+    failed=None,
+    drift=(0.0, 0.01),
+    late_drift=(0.0, 0.01),
+    mean_drift=(0.0, 0.001),
+    relative_drift=(0.0, 0.01),
+    fluctuation=0.1,
+    heating=(0.0, 1.0),
+    correction=None,
+    growth=None,
+    ms_per_step=80.0,
+    verdict="good",
+)
+RUNS = (
+    ALONE,
+    replace(
+        ALONE,
         n_inner=8,
         outer_step_fs=16.0,
-        drift=(0.1, 0.01),
+        drift=(0.3, 0.2),
+        mean_drift=(0.1, 0.01),
         correction=20.0,
         ms_per_step=20.0,
-    )
-    return Tuning([one, eight], 10.0, [], [])
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +398,31 @@ def test_a_student_that_cannot_follow(tmp_path: Path) -> None:
         "cannot follow a model: with no M above 1 is energy conserved at any of the "
         "temperatures. at 600 K (the forces differ by 431 meV/Å): Use M = 1."
     ) in _why_not(result)
+
+
+def test_runs_that_decide_nothing() -> None:
+    """A larger number that fails says nothing of a smaller one."""
+    first, eight = RUNS
+    four = replace(eight, n_inner=4, outer_step_fs=8.0, verdict="unclear")
+    eight = replace(eight, verdict="drifts")
+    found = [
+        _as_check(Tuning(runs, 10.0, [], []), 300.0)
+        for runs in ([first, four, eight], [first, eight], list(RUNS))
+    ]
+    assert [each.decided for each in found] == [False, True, True]
+    assert [each.n_inner for each in found] == [1, 1, 8]
+
+
+def test_speed_is_that_beside_the_best_timestep_of_the_teacher() -> None:
+    """Which alone has longer steps than those of the run that was compared."""
+    timesteps = [
+        Timestep(2.0, 0.003, False, None),
+        Timestep(3.0, 0.006, False, None),
+        Timestep(4.0, 0.020, True, None),
+    ]
+    check = _as_check(Tuning(list(RUNS), 10.0, [], timesteps), 300.0)
+    assert check.speed == pytest.approx(80.0 / 20.0 / 1.5)
+    assert check.drift == 0.1  # which is known better than that by the slope
 
 
 def test_timesteps_that_differ_between_temperatures(tmp_path: Path) -> None:
