@@ -248,7 +248,7 @@ def _plot(result: Tuning, path: Path) -> None:
         _draw_drift(left, row)
     for timestep, style in zip(result.timesteps, itertools.cycle(STYLES)):
         _draw_predictions(left, right, timestep.fs, style, result)
-    left.axhline(rows[0].drift[0], color="gray", lw=0.8, zorder=0)
+    left.axhline(rows[0].known_drift[0], color="gray", lw=0.8, zorder=0)
     left.set(ylabel="drift of the conserved quantity\n(meV/atom/ps)")
     left.set_yscale("symlog", linthresh=TOLERANCE)
     right.plot(
@@ -279,7 +279,7 @@ def _draw_predictions(
 ) -> None:
     found = [each for each in result.predictions if each.timestep_fs == timestep]
     steps = [each.outer_step_fs for each in found]
-    own = result.candidates[0].drift[0]
+    own = result.candidates[0].known_drift[0]
     options = {"color": GOOD, "lw": 1.0, "ls": style}
     label = f"predicted, {timestep:g} fs"
     left.plot(steps, [own + each.drift[0] for each in found], label=label, **options)
@@ -288,7 +288,7 @@ def _draw_predictions(
 
 def _draw_drift(axes: Any, row: Candidate) -> None:
     color = GOOD if row.is_good else BAD if row.is_bad else UNCLEAR
-    value, error = row.drift
+    value, error = row.known_drift
     bar = error if error == error else None
     axes.errorbar(row.outer_step_fs, value, bar, fmt="o", color=color)
     first = row.n_inner == 1  # left of it is the axis, and a line goes through it
