@@ -45,11 +45,8 @@ LONGEST_LAG = 100
 """In values of a series: over so many outer steps energy is a random walk, and longer
 lags are fewer."""
 
-N_LAGS = 8
+N_LAGS = 16
 """Lags in a series, at least."""
-
-SHORTER = 4
-"""The spread over a lag is compared with that over so much less."""
 
 
 def mean_with_error(values: ArrayLike) -> Estimate:
@@ -136,8 +133,9 @@ def power_from_spread(
         \langle W \rangle = \frac{\mathrm{var}(W)}{2 k_B T}.
 
     While the energy taken up is less than :math:`k_B T` this says more of the power
-    than the slope of the energy does. Fluctuations that do not grow with time, as those
-    of velocity Verlet, are left out: variances over two lags are subtracted.
+    than the slope of the energy does. Changes are those of averages over half a lag,
+    which hardly know of fluctuations that do not grow with time, as those of velocity
+    Verlet; what is left of these makes the power too large.
 
     :param times: times of outer points, evenly spaced, shape ``[n]``.
     :param energies: energy of the system that is to be conserved, shape ``[n]``.
@@ -145,17 +143,20 @@ def power_from_spread(
     :return: power and its error; NaN if there are too few values.
     """
     times, energies = np.asarray(times, dtype=float), np.asarray(energies, dtype=float)
-    n = len(times)
-    if n < N_LAGS * SHORTER or not thermal_energy > 0.0:
+    lag = min(len(times) // N_LAGS, LONGEST_LAG)
+    if lag < 2 or not thermal_energy > 0.0:
         return UNKNOWN
-    spacing, lag = (times[-1] - times[0]) / (n - 1), min(n // N_LAGS, LONGEST_LAG)
-    lags = lag, lag // SHORTER
-    long, short = (float(np.var(energies[m:] - energies[:-m])) for m in lags)
-    scale = float(0.5 / (thermal_energy * (lags[0] - lags[1]) * spacing))
+    length, block = len(times) - 1, lag // 2
+    averages = np.convolve(energies, np.full(block, 1.0 / block), "valid")
+    changes = averages[lag:] - averages[:-lag]
+    spacing = (times[-1] - times[0]) / length
+    # Averages of a random walk over blocks of b change less by b / 3 - 1 / (3 b) steps.
+    walked = spacing * (lag - block / 3.0 + 1.0 / (3.0 * block))
     # The mean of overlapping changes was taken from them.
-    power = scale * (long - short) / (1.0 - lag / n)
-    relative = float(np.sqrt(1.6 * lag / n)) * _widening(n / lag)
-    return power, scale * long * relative
+    variance = float(np.var(changes)) / (1.0 - lag / length)
+    power = variance / (2.0 * thermal_energy * walked)
+    relative = float(np.sqrt(1.6 * lag / length)) * _widening(length / lag)
+    return float(power), float(power * relative)
 
 
 def standard_error(values: ArrayLike) -> float:
