@@ -119,8 +119,11 @@ def rms_difference(first: List[float], second: List[float]) -> float:
 
 
 def with_error(estimate: Estimate, digits: int) -> str:
-    """A value and its error."""
-    return "{:.{d}f} ± {:.{d}f}".format(*estimate, d=digits)
+    """A value and its error, if it is known."""
+    value, error = (f"{each:.{digits}f}" for each in estimate)
+    return (
+        f"{value} ± {error}" if error != "nan" else f"{value} (too short for an error)"
+    )
 
 
 def table(results: Dict[str, Any]) -> str:
