@@ -211,13 +211,13 @@ def _error_of_walk(times: Array, values: Array) -> float:
     """Error of a slope by least squares through a random walk.
 
     Increments between block averages of a walk have 2/3 of the variance of those of the
-    walk, and a correlation of 1/4 with the next one; the slope has 6/5 of the variance
-    of that from end to end. Together: a factor of 9/5.
+    walk, and a correlation of 1/4 with the next one: a factor of 3/2 beside
+    :data:`WALK`.
     """
     blocks, block_times = _bins(values, N_INCREMENTS), _bins(times, N_INCREMENTS)
     increments = np.diff(blocks)
     n_increments, time = len(increments), block_times[1] - block_times[0]
-    variance = 1.8 * increments.var(ddof=1) / n_increments
+    variance = 1.5 * WALK * increments.var(ddof=1) / n_increments
     return float(np.sqrt(variance) / time * _widening(n_increments - 1.0))
 
 
