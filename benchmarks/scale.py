@@ -9,8 +9,9 @@ process of its own:
 
 - frames held in memory against frames read when they are needed (``max_memory``): peak
   memory, time to the first step, frames per second;
-- four processes on two cores that train together, frames read from disk, against four
-  that each train alone, frames in memory: what is lost to communication and reading;
+- four processes on two cores that train together, frames in memory and read from disk,
+  against four that each train alone, frames in memory: what is lost to communication
+  and reading. All steps counted are those while all four train;
 - a mixture of molecules and cells, equal numbers of atoms of both, in batches of
   ``batch_size`` and of ``max_atoms_per_batch``, as large as the largest fixed batch
   that there was, and as that there may be.
@@ -46,6 +47,9 @@ OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks" / "scale.md"
 BATCH = 4
 """Frames in a fixed batch."""
 
+STOP = "stop"
+"""Name of the file that ends processes which train side by side."""
+
 NOISE = 0.01
 """Standard deviation of the displacements, in Angstrom. Labels stay as they are."""
 
@@ -65,6 +69,9 @@ def read_options() -> argparse.Namespace:
         help="numbers of frames that are read from disk (4000 100000 1000000)",
     )
     parser.add_argument("--steps", type=int, default=100, help="steps to time (100)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="to time four processes for (60)"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument("--folder", type=Path, help="where to make the data sets")
@@ -154,11 +161,12 @@ def options_of(case: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
-    """Train for some steps in this process.
+def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
+    """Train for some steps in this process, or until a signal says so.
 
     :return: seconds to the first step, frames per second of the clock and of
-        processor time, atoms of batches, peak memory in GB.
+        processor time, atoms of batches, peak memory in GB, and for each step counted
+        the time and the number of frames.
     """
     started = time.monotonic()  # before what a user waits for as well
     import metatrain.cli.train as cli_train
@@ -174,6 +182,14 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
     marks: List[Any] = []
     first: List[float] = []
     step = Trainer._step
+    signals = Path(case["signals"]) if "signals" in case else None
+
+    def is_over() -> bool:
+        if signals is None:
+            return len(marks) > warmup + steps
+        if len(marks) == warmup:
+            (signals / f"warm-{os.getpid()}").touch()
+        return (signals / STOP).exists()
 
     def timed(self: Trainer, frames: Any, *others: Any) -> Any:
         here = [frame for frame in frames.frames if frame is not None]
@@ -181,7 +197,7 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
         marks.append((*now, len(here), sum(map(len, here))))
         if len(marks) == 1:
             first.append(time.monotonic() - started)
-        if len(marks) > warmup + steps:
+        if is_over():
             raise Enough
         return step(self, frames, *others)
 
@@ -191,7 +207,7 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
         try:
             cli_train.train_model(OmegaConf.create(options_of(case)))
         except Exception as error:
-            if len(marks) <= warmup + steps:
+            if not is_over():
                 raise error
     counted = marks[warmup:-1]
     clock, processor = (marks[-1][i] - marks[warmup][i] for i in (0, 1))
@@ -203,12 +219,13 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, float]:
         "largest": max(mark[3] for mark in marks),
         "batch": sum(mark[3] for mark in counted) / len(counted),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "steps": [(mark[0], mark[2]) for mark in counted],
     }
 
 
 def run(
     case: Dict[str, Any], given: argparse.Namespace, **variables: str
-) -> Dict[str, float]:
+) -> Dict[str, Any]:
     """Train in a process of its own.
 
     :param variables: of the environment.
@@ -219,13 +236,14 @@ def run(
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    found: Dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: Dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
-def medians(results: List[Dict[str, float]]) -> Dict[str, float]:
+def medians(results: List[Dict[str, Any]]) -> Dict[str, float]:
     """Medians of several runs; of memory the largest."""
-    found = {name: median(run[name] for run in results) for name in results[0]}
+    names = [name for name in results[0] if name != "steps"]
+    found = {name: median(run[name] for run in results) for name in names}
     return found | {"memory": max(run["memory"] for run in results)}
 
 
@@ -233,7 +251,7 @@ def run_in_turn(
     cases: Sequence[Dict[str, Any]], given: argparse.Namespace
 ) -> List[Dict[str, float]]:
     """Run all cases one after the other, several times, and take medians."""
-    found: List[List[Dict[str, float]]] = [[] for _ in cases]
+    found: List[List[Dict[str, Any]]] = [[] for _ in cases]
     for _ in range(given.repeats):
         for case, results in zip(cases, found, strict=True):
             results.append(run(case, given))
@@ -308,27 +326,51 @@ def slurm(rank: int, size: int) -> Dict[str, str]:
     }
 
 
+def rate_of_all(
+    case: Dict[str, Any], given: argparse.Namespace, variables: List[Dict[str, str]]
+) -> float:
+    """Frames per second of several processes, counted while all of them train.
+
+    :param variables: of the environment of each.
+    """
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(len(variables)) as pool:
+        case = case | {"signals": folder}
+        started = [pool.submit(run, case, given, **each) for each in variables]
+        while len(os.listdir(folder)) < len(variables):
+            if any(process.done() for process in started):
+                break  # with an error, which is raised below
+            time.sleep(0.1)
+        time.sleep(given.seconds)
+        (Path(folder) / STOP).touch()
+        steps = [process.result()["steps"] for process in started]
+    begin = max(own[0][0] for own in steps)
+    end = min(own[-1][0] for own in steps)
+    counted = [n for own in steps for begun, n in own if begin <= begun < end]
+    return sum(counted) / (end - begin)
+
+
 def table_of_processes(given: argparse.Namespace, folder: Path) -> str:
-    """Four processes together, each with its share of what is on disk, against four on
-    their own."""
+    """Four processes together against four on their own."""
     data = copies(given, folder, given.held)
-    ranks = range(4)
-
-    def rate(in_memory: bool, variables: List[Dict[str, str]]) -> float:
-        case = case_of(data, in_memory)
-        with ThreadPoolExecutor(len(ranks)) as pool:
-            started = [pool.submit(run, case, given, **each) for each in variables]
-            return sum(process.result()["clock"] for process in started)
-
-    alone, together = [], []
+    alone = [{} for _ in range(4)]
+    together = [slurm(rank, 4) for rank in range(4)]
+    kinds = {
+        "each on its own, frames in memory": (True, alone),
+        "together, frames in memory": (True, together),
+        "together, frames on disk": (False, together),
+    }
+    rates: Dict[str, List[float]] = {name: [] for name in kinds}
     for _ in range(given.repeats):
-        alone.append(rate(True, [{} for _ in ranks]))
-        together.append(rate(False, [slurm(rank, len(ranks)) for rank in ranks]))
-    lines = ["| processes | frames/s of all |", "|---|---:|"]
-    lines += [row("each on its own, frames in memory", f"{median(alone):.1f}")]
-    lines += [row("together, frames on disk", f"{median(together):.1f}")]
-    ratios = ", ".join(f"{b / a:.2f}" for a, b in zip(alone, together, strict=True))
-    return "\n".join([*lines, "", f"Together against on their own, by run: {ratios}."])
+        for name, (in_memory, variables) in kinds.items():
+            rates[name].append(rate_of_all(case_of(data, in_memory), given, variables))
+    lines = ["| processes | frames/s of all | against on their own, by run |"]
+    lines += ["|---|---:|---:|"]
+    own = rates[next(iter(kinds))]
+    for name, found in rates.items():
+        ratios = [f"{b / a:.2f}" for a, b in zip(own, found, strict=True)]
+        shown = "" if found is own else ", ".join(ratios)
+        lines.append(row(name, f"{median(found):.1f}", shown))
+    return "\n".join(lines)
 
 
 def table_of_mixture(given: argparse.Namespace, folder: Path) -> str:

@@ -148,6 +148,22 @@ def test_only_bonds(tmp_path: Path) -> None:
     assert far == 0.0
 
 
+def test_reach() -> None:
+    """It is where the longest of all potentials ends."""
+    potential = PairPotential([6, 17], NeighborListOptions(4.0, True, True))
+    potential.add([ENERGY])
+    assert potential.reach() == 0.0
+    of_pairs = potential.coefficients[0].reshape(3, potential.n_intervals, 4)
+    of_pairs[0, :12] = 1.0
+    of_pairs[2, :25] = 1.0
+    assert potential.reach() == pytest.approx(2.5)
+    distances = torch.tensor([2.49, 2.51], dtype=torch.float64)
+    chlorine = torch.full((2,), 17)
+    near, far = potential.pair_energies(ENERGY, chlorine, chlorine, distances)[0]
+    assert near != 0.0
+    assert far == 0.0
+
+
 def test_labels_and_model_agree(tmp_path: Path) -> None:
     """What is subtracted from labels is what the model adds to its predictions."""
     model, frames = fitted(wells(20), tmp_path)

@@ -67,6 +67,13 @@ class PairPotential(PairTerm):
         nonzero = self.coefficients.abs().sum((1, 2)) > 0.0
         return [name for name, index in self.sets.items() if nonzero[index]]
 
+    @torch.jit.unused
+    def reach(self) -> float:
+        """See :class:`.pairs.PairTerm`."""
+        size = self.coefficients.abs().sum((0, 2)).reshape(-1, self.n_intervals)
+        intervals = torch.nonzero(size.sum(0)).reshape(-1)
+        return self.spacing * float(intervals[-1] + 1) if len(intervals) else 0.0
+
     def pair_energies(
         self, name: str, types_i: Tensor, types_j: Tensor, distances: Tensor
     ) -> Tuple[Tensor, Tensor]:

@@ -33,6 +33,25 @@ class Edges(NamedTuple):
     """Atoms of all structures."""
 
 
+def some_edges(edges: Edges, index: Tensor) -> Edges:
+    """Some of the edges.
+
+    :param edges: all of them.
+    :param index: which ones, shape ``[n_chosen]``.
+    """
+    lengths = edges.lengths.index_select(0, index)
+    starts = edges.starts.index_select(0, index)
+    return Edges(
+        edges.vectors.index_select(0, index),
+        lengths,
+        edges.centers.index_select(0, index),
+        edges.types.index_select(1, index),
+        starts,
+        torch.nonzero(lengths.detach() < starts).reshape(-1),
+        edges.n_atoms,
+    )
+
+
 def make_edges(
     systems: List[System], options: NeighborListOptions, starts: Tensor
 ) -> Edges:
@@ -114,6 +133,11 @@ class PairTerm(nn.Module):
         """
         raise NotImplementedError
 
+    @torch.jit.unused
+    def reach(self) -> float:
+        """Distance beyond which no pair contributes."""
+        return self.interaction_range
+
     def _zeros(self, edges: Edges, shape: List[int]) -> Tensor:
         return edges.lengths.new_zeros([edges.n_atoms] + shape)
 
@@ -150,15 +174,7 @@ class PairTerm(nn.Module):
         :param edges: edges of the term's neighbour list.
         """
         if self.only_inside:
-            edges = Edges(
-                edges.vectors.index_select(0, edges.inside),
-                edges.lengths.index_select(0, edges.inside),
-                edges.centers.index_select(0, edges.inside),
-                edges.types.index_select(1, edges.inside),
-                edges.starts.index_select(0, edges.inside),
-                edges.inside,
-                edges.n_atoms,
-            )
+            edges = some_edges(edges, edges.inside)
         energies, slopes = self._evaluate(name, edges)
         vectors, centers = edges.vectors, edges.centers
         if kind == "scalar":

@@ -11,7 +11,7 @@ from metatomic.torch import unit_conversion_factor
 from torch import Tensor
 
 from ..nn.pair_potential import PairPotential
-from ..nn.pairs import Edges, PairTerm
+from ..nn.pairs import Edges, PairTerm, some_edges
 from .baselines import (
     calibration_of,
     count_atoms,
@@ -146,10 +146,11 @@ def _without_pair_terms(
     cutoff = model.requested_neighbor_lists()[0].cutoff
     edges = _edges(model, frame)
     for term, names in terms:
-        reach = edges
-        if term.interaction_range > cutoff:  # a repulsion beyond what the network sees
-            reach = _edges(model, with_neighbors(frame, term.interaction_range))
-        frame = _without_pair_term(model, term, names, reach, frame)
+        reach, near = term.reach(), edges
+        if reach > cutoff:  # a repulsion beyond what the network sees
+            near = _edges(model, with_neighbors(frame, reach))
+        near = some_edges(near, torch.nonzero(near.lengths < reach).reshape(-1))
+        frame = _without_pair_term(model, term, names, near, frame)
     if model.walled and len(edges.inside):
         frame = _without_pair_term(
             model, model.wall_repulsion, model.walled, edges, frame
