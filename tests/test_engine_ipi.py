@@ -45,11 +45,21 @@ def simulate(
     return InteractiveSimulation(Path("input.xml").read_text())
 
 
-@pytest.mark.parametrize("n_inner", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("n_inner", "conservative_inside"), [(1, False), (3, False), (4, False), (3, True)]
+)
 def test_trajectory(
-    n_inner: int, model: ModelReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_inner: int,
+    conservative_inside: bool,
+    model: ModelReference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Our driver, that of i-PI and ASE give the same trajectory."""
+    if conservative_inside:
+        path = tmp_path / "short-range.pt"
+        make_model("ace", forces="conservative").export().save(str(path))
+        model = ModelReference(model.model, str(path))
     settings = MDSettings(n_inner=n_inner, timestep=0.5)
     finals: List[ase.Atoms] = []
     for name in ("ours", "stock"):
@@ -65,9 +75,7 @@ def test_trajectory(
         simulation.run(6, write_outputs=False)
         finals.append(simulation.get_structures())
     start.pbc = True
-    run = RespaVelocityVerlet(
-        start, 0.5 * units.fs, MetatomicForces(model.model), n_inner
-    )
+    run = RespaVelocityVerlet(start, 0.5 * units.fs, model.load(), n_inner)
     run.run(6)
     for final in finals:
         # i-PI rounds its constants to eight digits

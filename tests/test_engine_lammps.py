@@ -186,6 +186,23 @@ def test_without_direct_stress(tmp_path: Path) -> None:
     ]
 
 
+def test_a_conservative_potential_inside(model: ModelReference, tmp_path: Path) -> None:
+    """Its gradient is taken, which leaves the centre of mass at rest."""
+    path = tmp_path / "short-range.pt"
+    make_model(forces="conservative").export().save(str(path))
+    given = ModelReference(model.model, str(path))
+    found = commands(texts(MDSettings(), given, random_cell())["input.lammps"])
+    style = found["pair_style"].split()
+    kinds = [style[i + 1] for i, word in enumerate(style) if "non_cons" in word]
+    assert kinds == ["off", "off", "off"]
+    assert [word for word in style if word.startswith("${")] == [
+        "${direct}",
+        "${direct}",
+        "${model}",
+    ]
+    assert "fix momentum" not in found
+
+
 def test_one_process(model: ModelReference, tmp_path: Path) -> None:
     """The copy has an infinite range, and the same forces."""
     atoms = random_cell()

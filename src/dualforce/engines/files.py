@@ -11,11 +11,14 @@ import ase.io
 from ase import units
 
 from ..forces import (
+    DIRECT_FORCE,
+    DIRECT_STRESS,
     Array,
     ForceSource,
     absolute_name,
     is_pair_folder,
     load_forces,
+    load_model,
     names_calculator,
     read_pair,
     split_name,
@@ -83,6 +86,16 @@ class ModelReference:
                     "needed (model.pt)"
                 )
         return [Path(model) for model in given]
+
+    def direct_outputs(self) -> List[str]:
+        """Direct forces and stresses of the model that direct forces are taken from;
+        none where the gradient of its energy stands for them.
+
+        :raises ValueError: if it is no exported model.
+        """
+        known = load_model(self.files[-1], self.extensions).capabilities().outputs
+        kinds = (*DIRECT_FORCE, DIRECT_STRESS)
+        return sorted(name for name in known if name.partition("/")[0] in kinds)
 
     def named_in_folder(self) -> "ModelReference":
         """The same, with the names that the files get in the folder of an engine."""

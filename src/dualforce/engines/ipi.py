@@ -8,7 +8,7 @@ import ase
 import ase.io
 import numpy as np
 
-from ..forces import DIRECT_FORCE, Array, Evaluation, load_model
+from ..forces import DIRECT_FORCE, Array, Evaluation
 from ..md import MDSettings
 from .box import in_box
 from .files import STRUCTURE, ModelReference, as_extxyz
@@ -199,7 +199,7 @@ def input_files(
         steps=settings.outer_steps,
         seed=settings.seed,
         structure=STRUCTURE,
-        force_fields=_force_fields(settings, model.named_in_folder(), stock),
+        force_fields=_force_fields(settings, model, stock),
         components=COMPONENTS if mts else '      <force forcefield="conservative"/>',
         temperature=settings.temperature,
         pressure=f'\n      <pressure units="bar"> {settings.pressure} </pressure>'
@@ -225,20 +225,21 @@ def input_files(
 def _check_stock(model: ModelReference, settings: MDSettings) -> None:
     """The driver of i-PI takes exported models, and asks whether they have the direct
     force without variant, whatever variant it is to take."""
-    path = model.files[-1]
-    outputs = load_model(path, model.extensions).capabilities().outputs
-    if settings.n_inner > 1 and DIRECT_FORCE[1] not in outputs:
+    outputs = model.direct_outputs()
+    if settings.n_inner > 1 and outputs and DIRECT_FORCE[1] not in outputs:
         raise ValueError(
-            f"{path} has direct forces with a variant only ("
-            f"{', '.join(sorted(outputs))}), which the driver of i-PI does not find: "
-            "leave out --stock"
+            f"{model.files[-1]} has direct forces with a variant only "
+            f"({', '.join(outputs)}), which the driver of i-PI does not find: leave "
+            "out --stock"
         )
 
 
 def _force_fields(settings: MDSettings, model: ModelReference, stock: bool) -> str:
     kinds = ["conservative", "direct"] if settings.n_inner > 1 else ["conservative"]
-    make = _stock_force_field if stock else _force_field
-    return "\n".join(make(kind, settings, model) for kind in kinds)
+    if stock:
+        return "\n".join(_stock_force_field(kind, model) for kind in kinds)
+    named = model.named_in_folder()
+    return "\n".join(_force_field(kind, settings, named) for kind in kinds)
 
 
 FORCE_FIELD = """\
@@ -264,15 +265,15 @@ def _force_field(kind: str, settings: MDSettings, model: ModelReference) -> str:
     return FORCE_FIELD.format(name=kind, pes=pes, parameters=_join(parameters))
 
 
-def _stock_force_field(kind: str, settings: MDSettings, model: ModelReference) -> str:
-    direct = kind == "direct"
+def _stock_force_field(kind: str, model: ModelReference) -> str:
+    direct, named = kind == "direct", model.named_in_folder()
     parameters = {
         "template": STRUCTURE,
-        "model": model.direct_model or model.model if direct else model.model,
-        "non_conservative": direct,
+        "model": named.direct_model or named.model if direct else named.model,
+        "non_conservative": direct and bool(model.direct_outputs()),
         "device": model.device,
         "energy_variant": model.variant,
-        "extensions": model.extensions,
+        "extensions": named.extensions,
     }
     pes = "    <pes> metatomic </pes>"
     return FORCE_FIELD.format(name=kind, pes=pes, parameters=_join(parameters))

@@ -120,7 +120,7 @@ def input_files(
         page=10 * neighbors,
         timestep=f"{settings.n_inner * settings.timestep / 1000.0:.10g}",
         run_style=RESPA.format(settings.n_inner) if respa else "run_style verlet",
-        fixes=_fixes(settings),
+        fixes=_fixes(settings, model),
         interval=settings.outer_interval,
         pressure=" press vol" * npt,
         symbols=" ".join(types.symbols),
@@ -246,14 +246,21 @@ def _pair_style(settings: MDSettings, model: ModelReference) -> str:
         keywords += f" extensions {model.named_in_folder().extensions}"
     if settings.n_inner == 1:
         return f"pair_style metatomic ${{model}}{keywords}"
-    outputs = load_model(model.files[-1], model.extensions).capabilities().outputs
-    has_stress = any(name.partition("/")[0] == DIRECT_STRESS for name in outputs)
     return PAIR_STYLE.format(
         direct="${direct}" if model.direct_model else "${model}",
         keywords=keywords,
-        # Without a direct stress LAMMPS takes the gradient of the energy for it.
-        kind="on" if has_stress else "forces",
+        kind=_non_conservative(model),
     )
+
+
+def _non_conservative(model: ModelReference) -> str:
+    """What LAMMPS takes of the model inside."""
+    outputs = model.direct_outputs()
+    if not outputs:
+        return "off"
+    # Without a direct stress it takes the gradient of the energy for it.
+    has_stress = any(name.partition("/")[0] == DIRECT_STRESS for name in outputs)
+    return "on" if has_stress else "forces"
 
 
 def _names(model: ModelReference) -> dict[str, str]:
@@ -337,7 +344,7 @@ def _pair_coeff(settings: MDSettings, types: AtomTypes) -> str:
     return "\n".join(f"pair_coeff * * metatomic_{i} {numbers}" for i in (1, 2, 3))
 
 
-def _fixes(settings: MDSettings) -> str:
+def _fixes(settings: MDSettings, model: ModelReference) -> str:
     temperature = f"{settings.temperature} {settings.temperature}"
     seed = settings.seed + 1  # LAMMPS wants a positive one
     tau = settings.tau / 1000.0
@@ -356,7 +363,8 @@ def _fixes(settings: MDSettings) -> str:
             f"fix integrate all npt temp {temperature} {tau:.10g} "
             f"{style} {pressure} {settings.tau_p / 1000.0:.10g}"
         ]
-    if settings.n_inner > 1 and settings.ensemble != "nvt-langevin":
+    respa, kicked = settings.n_inner > 1, settings.ensemble == "nvt-langevin"
+    if respa and not kicked and _non_conservative(model) != "off":
         lines.append(MOMENTUM)
     return "\n".join(lines)
 
