@@ -476,9 +476,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             for frame in frames.here(places[-1:]):
                 total += self._penalize_asymmetry(frame, terms, stage)
         norm = torch.nn.utils.clip_grad_norm_(
-            self._sum_gradients(), self.hypers["grad_clip_norm"]
+            self._sum_gradients(total), self.hypers["grad_clip_norm"]
         )
-        self.processes.sum_([total])
         if not torch.isfinite(norm + total):
             names = "; ".join(frame.name for frame in frames.here(places))
             raise ValueError(
@@ -533,9 +532,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
             total += loss.detach()
         return total
 
-    def _sum_gradients(self) -> List[nn.Parameter]:
+    def _sum_gradients(self, loss: Tensor) -> List[nn.Parameter]:
         """Sum gradients over processes.
 
+        :param loss: loss of the frames of this process, summed likewise.
         :return: all trained parameters; those that no frame touched have a gradient of
             zero, so that every process takes the same step, and one process the step
             of several.
@@ -544,7 +544,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.processes.sum_(p.grad for p in parameters if p.grad is not None)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.processes.sum_([*gradients, loss])
         return parameters
 
     def _loss(
