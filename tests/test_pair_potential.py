@@ -2,7 +2,7 @@
 learns the rest."""
 
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from train_helpers import PAINN, options, prepare, train, write
 
 from dualforce.nn.pair_potential import PairPotential
 from dualforce.nn.pairs import make_edges
+from dualforce.training import pair_fit
 from dualforce.training.data import Frame, make_frames
 from dualforce.training.fitting import (
     fit_calibration,
@@ -32,6 +33,7 @@ from dualforce.training.fitting import (
     remove_pair_terms,
 )
 from dualforce.training.pair_fit import polynomials
+from dualforce.training.preparation import wants_pairs
 
 
 CUTOFF = float(PAINN["cutoff"])
@@ -92,6 +94,38 @@ def fitted(frames: List[Atoms], folder: Path) -> Tuple[Any, List[Frame]]:
     return model, made
 
 
+@pytest.fixture
+def every_pair_is_a_bond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters of random distances are fitted as well."""
+    monkeypatch.setattr(pair_fit, "MAX_IN_GAP", 1.0)
+
+
+def test_bonds_stand_apart(tmp_path: Path) -> None:
+    """Pairs of elements whose distances go on beyond the end of the potential have
+    none."""
+    rng, frames = np.random.default_rng(0), []
+    for length, distance in zip(
+        rng.normal(1.45, 0.05, 40), rng.uniform(1.6, 3.0, 40), strict=True
+    ):
+        positions = [[0, 0, 0], [length, 0, 0], [0, -distance, 0]]
+        atoms = Atoms("CCCl", positions)
+        pull = np.array([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, 0]]) * (length - 1.45)
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=pull)
+        frames.append(atoms)
+    model, _ = fitted(frames, tmp_path)
+    assert {ENERGY, FORCE} <= set(model.paired)
+    potential = model.pair_potential
+    bond, other = (
+        potential.coefficients[0, row * potential.n_intervals :][
+            : potential.n_intervals
+        ]
+        for row in (potential.pair_index[6, 6], potential.pair_index[6, 17])
+    )
+    assert bond.abs().max() > 0.0
+    assert other.abs().max() == 0.0
+
+
+@pytest.mark.usefixtures("every_pair_is_a_bond")
 def test_potential_is_recovered(tmp_path: Path) -> None:
     """Forces and energy differences that come from pairs leave nothing to learn."""
     model, frames = fitted(wells(60), tmp_path)
@@ -138,6 +172,7 @@ def test_repulsion_reaches_beyond_the_network(cutoff: float, tmp_path: Path) -> 
         torch.testing.assert_close(removed.sum(), expected)
 
 
+@pytest.mark.usefixtures("every_pair_is_a_bond")
 def test_only_bonds(tmp_path: Path) -> None:
     """Forces between atoms farther apart than bonds are left to the network."""
     model, _ = fitted(wells(20), tmp_path)
@@ -164,6 +199,7 @@ def test_reach() -> None:
     assert far == 0.0
 
 
+@pytest.mark.usefixtures("every_pair_is_a_bond")
 def test_labels_and_model_agree(tmp_path: Path) -> None:
     """What is subtracted from labels is what the model adds to its predictions."""
     model, frames = fitted(wells(20), tmp_path)
@@ -205,6 +241,7 @@ def test_two_continuous_derivatives() -> None:
     assert values[1][:, -1].abs().max() == 0.0
 
 
+@pytest.mark.usefixtures("every_pair_is_a_bond")
 def test_a_direct_force_alone_has_one(tmp_path: Path) -> None:
     """As it is declared for a student, without an energy."""
     frames = wells(20)
@@ -240,6 +277,7 @@ def test_new_targets_and_checkpoints(backbone: str) -> None:
     assert energy_of(loaded, atoms) == energy_of(model, atoms)
 
 
+@pytest.mark.usefixtures("every_pair_is_a_bond")
 @pytest.mark.parametrize("batch_size, expected", [(2, False), (40, True)])
 def test_small_batches_have_none(
     batch_size: int, expected: bool, tmp_path: Path
@@ -254,3 +292,18 @@ def test_small_batches_have_none(
     )
     model, _ = train(given, tmp_path)
     assert bool(model.paired) == expected
+
+
+def test_students_have_none(tmp_path: Path) -> None:
+    """The forces of a teacher are smoother than splines are."""
+    given = options(
+        write(tmp_path / "wells.xyz", wells(40)),
+        {"batch_size": 40},
+        {"painn": dict(PAINN), "pair_potential": None},
+    )
+    model, trainer, dataset = prepare(given)
+    frames = make_frames([dataset], "training", model, False)
+    hypers: Dict[str, Any] = dict(trainer.hypers)
+    assert wants_pairs(model, hypers, frames, 1)
+    hypers["teacher"] = {**hypers["teacher"], "model": "teacher.pt"}
+    assert not wants_pairs(model, hypers, frames, 1)

@@ -26,6 +26,7 @@ from .pair_fit import (
     edge_vectors,
     fit_pair_potential,
     n_coefficients,
+    only_bonds,
 )
 from .targets import FORCES_GRADIENT, VIRIAL_GRADIENT
 
@@ -221,7 +222,9 @@ def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
                 "learns from the energies, and no potential between pairs is fitted"
             )
             continue
-        left = fit_pair_potential(potential, sizes, target, known[0], residuals)
+        labelled = [frame for frame in residuals if known[0] in frame.labels]
+        bonds = only_bonds(potential, sizes, labelled, model.dataset_info.length_unit)
+        left = fit_pair_potential(potential, bonds, target, known[0], labelled)
         if left is not None:
             logging.info(
                 f"A potential between pairs leaves {100.0 * left:.0f} % of the forces "

@@ -47,7 +47,9 @@ class ModelHypers(TypedDict):
     the network learns what is left. Energy and direct force contain it alike, which
     brings conservative and direct forces closer together. ``null``: yes, except in
     batches of fewer than 200 atoms: few small molecules do not determine it where they
-    have not been, and errors away from the temperature of the data get larger."""
+    have not been, and errors away from the temperature of the data get larger. Nor with
+    a teacher, whose forces are smoother than its splines: multiple time stepping feels
+    where those of one force have a kink."""
     painn: PaiNNHypers = init_with_defaults(PaiNNHypers)
     """Options of the ``painn`` network."""
     ace: ACEHypers = init_with_defaults(ACEHypers)

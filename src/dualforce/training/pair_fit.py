@@ -26,6 +26,12 @@ REACH = 1.5
 farther is left to the network: those forces depend on what is around, and hundreds of
 coefficients fitted to few frames would add a rough noise that it has to undo."""
 
+GAP, MAX_IN_GAP = 0.25, 0.01
+"""Bonds stand apart from other distances: over so many Å before a potential ends there
+are at most so many of its pairs, as a share. Where pairs come and go at its end, it is
+a step in the forces, which the network cannot undo and the forces of another model do
+not have."""
+
 SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weights of the roughness that are tried. The roughness of a potential is the sum of
 squared second differences of its coefficients. The fit minimises the sum of squared
@@ -77,6 +83,34 @@ def n_coefficients(
             reach = scale * (covalent_radii[i] + covalent_radii[j])
             counts[potential.pair_index[i, j]] = int(reach / potential.spacing)
     return counts.clip(max=potential.n_intervals)
+
+
+def only_bonds(
+    potential: PairPotential,
+    counts: Integers,
+    frames: Sequence[Frame],
+    length_unit: str,
+) -> Integers:
+    """The same coefficients, none for pairs of elements that are no bonds: whose
+    distances have no gap before the end of the potential (:data:`GAP`).
+
+    :param potential: the potential.
+    :param counts: see :func:`n_coefficients`.
+    :param frames: the frames that are fitted.
+    :param length_unit: that of the data.
+    :return: shape ``[n_pairs]``.
+    """
+    ends = potential.spacing * counts
+    gap = GAP * unit_conversion_factor("angstrom", length_unit or "angstrom")
+    inside = np.zeros(len(counts), dtype=np.int64)
+    late = inside.copy()
+    for frame in _spread(frames):
+        lengths, pairs = _lengths_and_pairs(potential, edge_vectors(frame), frame)
+        near = lengths < ends[pairs]
+        inside += np.bincount(pairs[near], minlength=len(counts))
+        near &= lengths >= ends[pairs] - gap
+        late += np.bincount(pairs[near], minlength=len(counts))
+    return np.where(late > MAX_IN_GAP * inside, 0, counts)
 
 
 def fit_pair_potential(
@@ -134,6 +168,15 @@ def edge_vectors(frame: Frame) -> Tensor:
     return vectors + frame.shifts @ frame.cell
 
 
+def _lengths_and_pairs(
+    potential: PairPotential, vectors: Tensor, frame: Frame
+) -> Tuple[Array, Integers]:
+    """Lengths of the edges of a frame, and the numbers of their pairs of elements."""
+    types = frame.types[frame.centers], frame.types[frame.neighbors]
+    pairs = potential.pair_index.cpu()[types]
+    return torch.linalg.vector_norm(vectors, dim=1).numpy(), pairs.numpy()
+
+
 def _spread(frames: Sequence[Frame]) -> Sequence[Frame]:
     """Frames from everywhere, with about ``MAX_ATOMS`` atoms."""
     n_atoms = sum(len(frame) for frame in frames)
@@ -167,10 +210,9 @@ def _design(
 ) -> Tuple[Integers, Array]:
     """Forces of a frame for each coefficient that matters: which these are, and a
     matrix ``[3 * n_atoms, n_columns]``."""
-    vectors = edge_vectors(frame).numpy()
-    lengths = np.linalg.norm(vectors, axis=1)
-    types = frame.types[frame.centers], frame.types[frame.neighbors]
-    pairs = potential.pair_index.cpu()[types].numpy()
+    of_edges = edge_vectors(frame)
+    lengths, pairs = _lengths_and_pairs(potential, of_edges, frame)
+    vectors = of_edges.numpy()
     inside = lengths < potential.spacing * counts[pairs]
     first = np.cumsum(counts) - counts
     columns: List[Integers] = [np.zeros(0, dtype=np.int64)]

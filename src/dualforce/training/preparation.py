@@ -133,7 +133,7 @@ def prepare(
         train,
         hypers["atomic_baseline"],
         hypers["scale_targets"],
-        _wants_pairs(model, hypers, train, n_processes),
+        wants_pairs(model, hypers, train, n_processes),
     )
     if start == "finetune" and not only_direct:
         move_baselines(model, known, train, _predictor(model))
@@ -174,16 +174,20 @@ def _all_frames(
     return split.stream.of(fitting).finished(finish)
 
 
-def _wants_pairs(
+def wants_pairs(
     model: DualForce,
     hypers: Mapping[str, Any],
     frames: Sequence[Frame],
     n_processes: int,
 ) -> bool:
-    """Whether the pair potential pays: where options do not say, in large batches."""
+    """Whether the pair potential pays: where options do not say, in large batches, and
+    not with a teacher."""
     option: Optional[bool] = model.hypers["pair_potential"]
     if option is not None:
         return option
+    if hypers["teacher"].get("model"):
+        # Splines are less smooth than its forces: the difference has fast components.
+        return False
     sizes = sizes_in_epoch(frames, hypers["sampling_weights"])
     return BatchRule.of(hypers).atoms_of_step(sizes, n_processes) >= FEW_ATOMS
 
