@@ -26,7 +26,7 @@ from .statistics import Estimate
 from .thermostats import check_positive
 
 
-CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+CANDIDATES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 24, 32)
 
 FEW_STEPS = 320
 """Steps of the run with the conservative force where that is too slow for a run of

@@ -26,7 +26,7 @@ REACH = 1.5
 farther is left to the network: those forces depend on what is around, and hundreds of
 coefficients fitted to few frames would add a rough noise that it has to undo."""
 
-GAP, MAX_IN_GAP = 0.25, 0.01
+GAP, MAX_IN_GAP = 0.2, 0.02
 """Bonds stand apart from other distances: over so many Å before a potential ends there
 are at most so many of its pairs, as a share. Where pairs come and go at its end, it is
 a step in the forces, which the network cannot undo and the forces of another model do
