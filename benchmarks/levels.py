@@ -192,7 +192,8 @@ def costs(start: ase.Atoms, model: ForceSource, short: ForceSource) -> Dict[str,
         "conservative": model.conservative,
         "short": short.conservative,
     }
-    rng, found = np.random.default_rng(0), {name: [] for name in kinds}  # type: ignore
+    found: Dict[str, List[float]] = {name: [] for name in kinds}
+    rng = np.random.default_rng(0)
     for _ in range(REPEATS + 3):
         moved = start.copy()
         moved.positions += rng.normal(0.0, 1e-3, moved.positions.shape)

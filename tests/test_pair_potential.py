@@ -115,14 +115,9 @@ def test_bonds_stand_apart(tmp_path: Path) -> None:
     model, _ = fitted(frames, tmp_path)
     assert {ENERGY, FORCE} <= set(model.paired)
     potential = model.pair_potential
-    bond, other = (
-        potential.coefficients[0, row * potential.n_intervals :][
-            : potential.n_intervals
-        ]
-        for row in (potential.pair_index[6, 6], potential.pair_index[6, 17])
-    )
-    assert bond.abs().max() > 0.0
-    assert other.abs().max() == 0.0
+    of_pairs = potential.coefficients[0].reshape(3, potential.n_intervals, 4)
+    assert of_pairs[potential.pair_index[6, 6]].abs().max() > 0.0
+    assert of_pairs[potential.pair_index[6, 17]].abs().max() == 0.0
 
 
 @pytest.mark.usefixtures("every_pair_is_a_bond")

@@ -108,19 +108,20 @@ def input_files(
     several = " -var ".join(f"{name} {path}" for name, path in names.items())
     npt = settings.ensemble == "npt"
     respa = settings.n_inner > 1
+    inside = _non_conservative(model) if respa else "off"
     text = INPUT.format(
         forces="both forces" if respa else "the conservative force",
         boundary="p p p" if atoms.pbc.all() else "s s s",
         variables="\n".join(f"variable {n} index {p}" for n, p in _one_process(names)),
         several=several,
-        pair_style=_pair_style(settings, model),
+        pair_style=_pair_style(settings, model, inside),
         pair_coeff=_pair_coeff(settings, types),
         skin=SKIN,
         neighbors=neighbors,
         page=10 * neighbors,
         timestep=f"{settings.n_inner * settings.timestep / 1000.0:.10g}",
         run_style=RESPA.format(settings.n_inner) if respa else "run_style verlet",
-        fixes=_fixes(settings, model),
+        fixes=_fixes(settings, inside),
         interval=settings.outer_interval,
         pressure=" press vol" * npt,
         symbols=" ".join(types.symbols),
@@ -235,7 +236,7 @@ MOMENTUM = """\
 fix momentum all momentum 1 linear 1 1 1"""
 
 
-def _pair_style(settings: MDSettings, model: ModelReference) -> str:
+def _pair_style(settings: MDSettings, model: ModelReference, inside: str) -> str:
     # Uncertainties, where a model has them, would be computed with every direct force.
     keywords = " uncertainty_threshold off"
     if model.device is not None:
@@ -249,12 +250,13 @@ def _pair_style(settings: MDSettings, model: ModelReference) -> str:
     return PAIR_STYLE.format(
         direct="${direct}" if model.direct_model else "${model}",
         keywords=keywords,
-        kind=_non_conservative(model),
+        kind=inside,
     )
 
 
 def _non_conservative(model: ModelReference) -> str:
-    """What LAMMPS takes of the model inside."""
+    """What LAMMPS takes inside of the model there: direct forces and stresses, direct
+    forces alone, or neither."""
     outputs = model.direct_outputs()
     if not outputs:
         return "off"
@@ -344,7 +346,7 @@ def _pair_coeff(settings: MDSettings, types: AtomTypes) -> str:
     return "\n".join(f"pair_coeff * * metatomic_{i} {numbers}" for i in (1, 2, 3))
 
 
-def _fixes(settings: MDSettings, model: ModelReference) -> str:
+def _fixes(settings: MDSettings, inside: str) -> str:
     temperature = f"{settings.temperature} {settings.temperature}"
     seed = settings.seed + 1  # LAMMPS wants a positive one
     tau = settings.tau / 1000.0
@@ -363,8 +365,7 @@ def _fixes(settings: MDSettings, model: ModelReference) -> str:
             f"fix integrate all npt temp {temperature} {tau:.10g} "
             f"{style} {pressure} {settings.tau_p / 1000.0:.10g}"
         ]
-    respa, kicked = settings.n_inner > 1, settings.ensemble == "nvt-langevin"
-    if respa and not kicked and _non_conservative(model) != "off":
+    if inside != "off" and settings.ensemble != "nvt-langevin":
         lines.append(MOMENTUM)
     return "\n".join(lines)
 

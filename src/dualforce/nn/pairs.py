@@ -33,21 +33,20 @@ class Edges(NamedTuple):
     """Atoms of all structures."""
 
 
-def some_edges(edges: Edges, index: Tensor) -> Edges:
+def some_edges(edges: Edges, index: Tensor, inside: Tensor) -> Edges:
     """Some of the edges.
 
     :param edges: all of them.
     :param index: which ones, shape ``[n_chosen]``.
+    :param inside: which of these are shorter than where the wall starts.
     """
-    lengths = edges.lengths.index_select(0, index)
-    starts = edges.starts.index_select(0, index)
     return Edges(
         edges.vectors.index_select(0, index),
-        lengths,
+        edges.lengths.index_select(0, index),
         edges.centers.index_select(0, index),
         edges.types.index_select(1, index),
-        starts,
-        torch.nonzero(lengths.detach() < starts).reshape(-1),
+        edges.starts.index_select(0, index),
+        inside,
         edges.n_atoms,
     )
 
@@ -174,7 +173,8 @@ class PairTerm(nn.Module):
         :param edges: edges of the term's neighbour list.
         """
         if self.only_inside:
-            edges = some_edges(edges, edges.inside)
+            everything = torch.arange(len(edges.inside), device=edges.inside.device)
+            edges = some_edges(edges, edges.inside, everything)
         energies, slopes = self._evaluate(name, edges)
         vectors, centers = edges.vectors, edges.centers
         if kind == "scalar":

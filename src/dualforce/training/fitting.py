@@ -135,23 +135,26 @@ def remove_pair_terms(model: DualForce, frames: List[Frame]) -> List[Frame]:
     """Subtract repulsion, pair potential and, inside the wall, its repulsion from
     labels."""
     both = (model.repulsion, model.repelled), (model.pair_potential, model.paired)
-    terms = [(t, names) for t, names in both if isinstance(t, PairTerm) and names]
+    terms = [
+        (t, names, t.reach()) for t, names in both if isinstance(t, PairTerm) and names
+    ]
     if not (terms or model.walled):
         return frames
     return [_without_pair_terms(model, terms, frame) for frame in frames]
 
 
 def _without_pair_terms(
-    model: DualForce, terms: Sequence[Tuple[PairTerm, List[str]]], frame: Frame
+    model: DualForce,
+    terms: Sequence[Tuple[PairTerm, List[str], float]],
+    frame: Frame,
 ) -> Frame:
     cutoff = model.requested_neighbor_lists()[0].cutoff
     edges = _edges(model, frame)
-    for term, names in terms:
-        reach, near = term.reach(), edges
+    for term, names, reach in terms:
+        near = edges
         if reach > cutoff:  # a repulsion beyond what the network sees
             near = _edges(model, with_neighbors(frame, reach))
-        near = some_edges(near, torch.nonzero(near.lengths < reach).reshape(-1))
-        frame = _without_pair_term(model, term, names, near, frame)
+        frame = _without_pair_term(model, term, names, _within(near, reach), frame)
     if model.walled and len(edges.inside):
         frame = _without_pair_term(
             model, model.wall_repulsion, model.walled, edges, frame
@@ -170,6 +173,13 @@ def _edges(model: DualForce, frame: Frame) -> Edges:
     inside = torch.nonzero(lengths < of_edges).reshape(-1)
     centers = frame.centers.to(starts.device)
     return Edges(vectors, lengths, centers, pairs, of_edges, inside, len(frame))
+
+
+def _within(edges: Edges, reach: float) -> Edges:
+    """The edges that are shorter than this."""
+    index = torch.nonzero(edges.lengths < reach).reshape(-1)
+    shorter = edges.lengths[index] < edges.starts[index]
+    return some_edges(edges, index, torch.nonzero(shorter).reshape(-1))
 
 
 def _without_pair_term(
