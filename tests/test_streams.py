@@ -1,6 +1,9 @@
 """Trainings on data that are not held in memory."""
 
 import logging
+import os
+import signal
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -199,6 +202,26 @@ def test_file_that_is_cut_off(
     path.write_bytes(content)
     again = _go_on(tmp_path, trainer.hypers, model, prepare(given)[2])
     assert again.progress.epoch == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="has no workers")
+def test_process_that_reads_is_killed(
+    tmp_path: Path, small_sample: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a system that is short of memory."""
+    model, trainer, dataset = prepare(_zip(tmp_path, clusters(60), max_memory=0.0))
+    make, own = FrameStream.make, os.getpid()
+
+    def killed(self: FrameStream, index: int) -> Any:
+        if os.getpid() != own:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(self, index)
+
+    monkeypatch.setattr(FrameStream, "make", killed)
+    data = ([dataset], [dataset], str(tmp_path))
+    message = message_of(lambda: trainer.train(model, torch.float64, CPU, *data))
+    assert "a process that reads frames ended" in message
+    assert "the last checkpoint is " in message
 
 
 def test_array_of_another_type(tmp_path: Path) -> None:

@@ -1,23 +1,26 @@
 """Frames of data sets that are too large to be held in memory.
 
 A stream makes a frame when it is needed: it reads structure and labels, finds the
-neighbours, and brings the labels to raw units. Threads do so ahead of the step that
-takes the frames. What is fitted and checked before the training comes from a sample.
+neighbours, and brings the labels to raw units. Worker processes do so ahead of the step
+that takes the frames. What is fitted and checked before the training comes from a
+sample.
 """
 
 import copy
 import logging
 import os
+import signal
+import sys
 import zipfile
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, List, Optional, Set
+from typing import Any, Dict, List, Literal, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .contents import check_sizes, contents_of, is_on_disk, release_pages
@@ -41,8 +44,8 @@ PROBES = 20
 AHEAD = 4
 """Steps whose frames are made ahead."""
 
-THREADS = 4
-"""Most threads that make frames."""
+WORKERS = 4
+"""Most worker processes that make frames."""
 
 RELEASED = 1_000
 """Frames that are read before memory of mapped files is given back."""
@@ -57,7 +60,18 @@ UNREADABLE = (
 )
 """What metatrain raises where a file is not what it was, or was cut off."""
 
-Finish = Callable[[Frame], Frame]
+
+class Problem(NamedTuple):
+    """Why nothing can be learnt from a frame."""
+
+    kind: Literal["unreadable", "unusable", "beyond bounds"]
+    message: str
+
+
+Made = Tuple[Frame, Optional[Problem]]
+"""A frame, without labels where there is a problem."""
+
+Finish = Callable[[Frame], Made]
 """Brings a frame with labels in physical units to what a training takes."""
 
 
@@ -81,6 +95,7 @@ class FrameStream(Sequence[Frame]):
         self._model = model
         self._bad = BadFrames(skip_bad)
         self._datasets = sources_of(datasets, split)
+        self._excluded = BadFrames(skip=True)
         self._finish: Finish = _as_it_is
         contents = [contents_of(dataset) for dataset in datasets]
         self._contents = contents
@@ -98,23 +113,49 @@ class FrameStream(Sequence[Frame]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._finish(self._read(range(len(self))[index]))
+        return self.accept(*self.make(range(len(self))[index]))
 
-    def _read(self, index: int) -> Frame:
+    def make(self, index: int) -> Made:
+        """A frame as a training takes it, and what is wrong with it, about which
+        nothing is done: this may be another process.
+
+        :param index: which.
+        """
+        frame, problem = self._read(index)
+        return (frame, problem) if problem else self._finish(frame)
+
+    def accept(self, frame: Frame, problem: Optional[Problem]) -> Frame:
+        """A frame that was made, if there is a problem without labels.
+
+        :raises ValueError: if the frame cannot be read, or cannot be used and such
+            frames are refused.
+        """
+        if problem is None:
+            return frame
+        if problem.kind == "unreadable":
+            raise ValueError(problem.message)
+        if problem.kind == "unusable":
+            self._bad.handle(frame.name, ValueError(problem.message))
+        else:
+            message = f"{problem.message}; the frame is excluded"
+            self._excluded.leave_out(frame.name, message)
+        return frame
+
+    def _read(self, index: int) -> Made:
         source, row = self._datasets[int(self.sources[index])], int(self._row[index])
+        name = source.name_of(row)
         try:
             check_sizes(source.base)
             sample = source.read(row)
         except UNREADABLE as error:
-            raise ValueError(_unreadable(source.name_of(row), error)) from error
+            return nothing(name), Problem("unreadable", _unreadable(name, error))
         if next(self._reads) % RELEASED == 0:
             release_pages(source.base)
         cutoff = self._model.requested_neighbor_lists()[0].cutoff
         try:
-            return source.frame(row, sample, self._model, cutoff)
+            return source.frame(row, sample, self._model, cutoff), None
         except ValueError as error:
-            self._bad.handle(source.name_of(row), error)
-            return nothing(source.name_of(row))
+            return nothing(name), Problem("unusable", str(error))
 
     def of(self, indices: Integers) -> "FrameStream":
         """A stream of some of the frames.
@@ -154,18 +195,18 @@ class FrameStream(Sequence[Frame]):
             disable=not show_progress,
             delay=5.0,
         )
-        return [self._read(index) for index in bar]
+        return [self.accept(*self._read(index)) for index in bar]
 
     def memory(self) -> float:
         """GB that all frames would take, estimated from some."""
         probes = np.unique(np.linspace(0, len(self) - 1, PROBES).astype(np.int64))
-        frames = [self._read(int(index)) for index in probes]
+        frames = [self.accept(*self._read(int(index))) for index in probes]
         per_atom = sum(map(_bytes_of, frames)) / max(1, sum(map(len, frames)))
         return float(per_atom * self.sizes.sum() / 1e9)
 
 
-def _as_it_is(frame: Frame) -> Frame:
-    return frame
+def _as_it_is(frame: Frame) -> Made:
+    return frame, None
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -241,41 +282,101 @@ class Finisher:
     """
 
     def __init__(self, model: DualForce, bounds: LabelBounds) -> None:
-        # A copy stays on the processor, where threads work with it.
+        # A copy stays on the processor, where workers are.
         self._model = copy.deepcopy(model)
         self._bounds = bounds
-        self._excluded = BadFrames(skip=True)
 
-    def __call__(self, frame: Frame) -> Frame:
+    def __call__(self, frame: Frame) -> Made:
         if (reason := self._bounds.reason(frame)) is not None:
-            self._excluded.leave_out(
-                frame.name, f"{frame.name}: {reason}; the frame is excluded"
-            )
-            return replace(frame, labels={})
-        return to_raw_units(self._model, [frame])[0] if frame.labels else frame
+            problem = Problem("beyond bounds", f"{frame.name}: {reason}")
+            return replace(frame, labels={}), problem
+        if not frame.labels:
+            return frame, None
+        return to_raw_units(self._model, [frame])[0], None
+
+
+# ------------------------------------------------------------------------- workers
+
+
+class _Batches(Dataset[Any]):
+    """Batches of frames of a stream, as workers make them."""
+
+    def __init__(self, stream: FrameStream) -> None:
+        self._stream = stream
+
+    def __getitem__(self, batch: Sequence[int]) -> List[Any]:
+        made = (self._stream.make(index) for index in batch)
+        return [(_packed(frame), problem) for frame, problem in made]
+
+
+def _packed(frame: Frame) -> Dict[str, Any]:
+    """A frame to send to another process: arrays, since each tensor would take a file
+    of its own."""
+    packed = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in vars(frame).items()
+    }
+    labels = {name: label.numpy() for name, label in frame.labels.items()}
+    return packed | {"labels": labels}
+
+
+def _unpacked(packed: Dict[str, Any]) -> Frame:
+    values: Dict[str, Any] = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in packed.items()
+    }
+    labels = packed["labels"]
+    values["labels"] = {name: torch.from_numpy(labels[name]) for name in labels}
+    return Frame(**values)
+
+
+def _as_sent(batch: List[Any]) -> List[Any]:
+    return batch
+
+
+def _leave_interrupts(worker: int) -> None:
+    """The training process answers the user, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _worker_options() -> Dict[str, Any]:
+    """Worker processes, as copies of this one; where these are not cheap there are
+    none."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    n_workers = max(1, min(WORKERS, len(os.sched_getaffinity(0)) - 1))
+    return {
+        "num_workers": n_workers,
+        "prefetch_factor": max(2, AHEAD // n_workers),
+        "multiprocessing_context": "fork",
+        "worker_init_fn": _leave_interrupts,
+    }
 
 
 def load_ahead(
     frames: Sequence[Frame], batches: Iterable[Sequence[int]]
 ) -> Generator[List[Frame], None, None]:
-    """Frames of batches; those of streams are made by threads, some steps ahead.
+    """Frames of batches; those of streams are made by other processes, some steps
+    ahead.
 
     :param frames: the frames.
     :param batches: indices of the frames of each batch.
+    :raises ValueError: if a frame cannot be read or used, or a process ended.
     """
     if not isinstance(frames, FrameStream):
         for batch in batches:
             yield [frames[index] for index in batch]
         return
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    pool = ThreadPoolExecutor(max(1, min(THREADS, available - 1)))
-    waiting: deque[List[Future[Frame]]] = deque()
+    loader = DataLoader(
+        _Batches(frames),
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_as_sent,
+        generator=torch.Generator(),  # that of the training stays as it is
+        **_worker_options(),
+    )
     try:
-        for batch in batches:
-            waiting.append([pool.submit(frames.__getitem__, i) for i in batch])
-            if len(waiting) > AHEAD:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for made in loader:
+            yield [frames.accept(_unpacked(packed), why) for packed, why in made]
+    except RuntimeError as error:
+        raise ValueError(f"a process that reads frames ended: {error}") from error
