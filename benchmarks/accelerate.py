@@ -26,9 +26,9 @@ from dualforce.distillation.acceleration import (
     COMBINED,
     DESCRIPTION,
     PARTS,
-    STRUCTURE,
     read_structures,
 )
+from dualforce.distillation.results import STRUCTURE
 from dualforce.forces.pair_folder import read_pair
 from dualforce.md.statistics import Estimate, difference
 from dualforce.md.tuning_report import TABLE

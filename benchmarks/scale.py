@@ -8,17 +8,17 @@ metatrain maps into memory, and trains on them with default options, each run in
 process of its own:
 
 - frames held in memory against frames read when they are needed (``max_memory``): peak
-  memory, time to the first step, frames per second;
+  memory, time to the first step, steps in a time;
 - four processes on two cores that train together, frames in memory and read from disk,
   against four that each train alone, frames in memory: what is lost to communication
-  and reading. All steps counted are those while all four train;
+  and reading;
 - a mixture of molecules and cells, equal numbers of atoms of both, in batches of
   ``batch_size`` and of ``max_atoms_per_batch``, as large as a fixed batch may be (cells
   alone), and as the largest one that there was.
 
-Throughput is in frames per second of the clock, and of processor time of all threads,
-where nothing is free that runs beside the network. Prints tables and writes them to
-``docs/benchmarks/scale.md``.
+The speed of a machine that others use as well changes from minute to minute. What the
+first two compare takes turns within one run, some seconds each. Prints tables and
+writes them to ``docs/benchmarks/scale.md``.
 """
 
 import argparse
@@ -29,12 +29,14 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import ase.io
 import numpy as np
@@ -50,8 +52,11 @@ BATCH = 4
 FEW = 2
 """Frames in a smaller fixed batch."""
 
-STOP = "stop"
-"""Name of the file that ends processes which train side by side."""
+TURN = 16
+"""Steps of a way to train before it is the turn of the next."""
+
+HELD = 64
+"""Frames in memory that take turns with those on disk."""
 
 NOISE = 0.01
 """Standard deviation of the displacements, in Angstrom. Labels stay as they are."""
@@ -71,11 +76,11 @@ def read_options() -> argparse.Namespace:
         default=[4_000, 100_000, 1_000_000],
         help="numbers of frames that are read from disk (4000 100000 1000000)",
     )
-    parser.add_argument("--steps", type=int, default=100, help="steps to time (100)")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="to time four processes for (60)"
+        "--steps", type=int, default=100, help="steps of mixtures to time (100)"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (3)")
+    parser.add_argument("--turns", type=int, default=8, help="turns of each way (8)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of mixtures (3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument("--folder", type=Path, help="where to make the data sets")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -164,65 +169,111 @@ def options_of(case: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
-    """Train for some steps in this process, or until a signal says so.
+@dataclass
+class Turns:
+    """Ways to train that take turns within one run.
 
-    :return: seconds to the first step, frames per second of the clock and of
-        processor time, atoms of batches, peak memory in GB, and for each step counted
-        the time and the number of frames.
+    :param ways: whether frames are in memory, and whether processes train together.
+    """
+
+    ways: Sequence[Tuple[bool, bool]]
+    step: int = 0
+    started: List[float] = field(default_factory=list)
+    """Of each turn."""
+
+    @property
+    def way(self) -> Tuple[bool, bool]:
+        """The one of this step."""
+        return self.ways[self.step // TURN % len(self.ways)]
+
+    def load(self, original: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        """In the place of ``load_ahead``."""
+
+        def load_by_turns(frames: Any, batches: Any) -> Iterator[Any]:
+            held = [frames[index] for index in range(HELD)]
+            loaded = original(frames, batches)
+            while True:
+                first = BATCH * self.step % HELD
+                in_memory = held[first : first + BATCH]
+                yield in_memory if self.way[0] else next(loaded)
+
+        return load_by_turns
+
+    def sum_(self, original: Callable[..., None]) -> Callable[..., None]:
+        """In the place of ``Processes.sum_``."""
+
+        def sum_by_turns(processes: Any, tensors: Any) -> None:
+            tensors = list(tensors)
+            if self.way[1]:
+                original(processes, tensors)
+            elif len(tensors) == 1:
+                # Numbers of labels, the same in all frames: of those of others too.
+                lacks = tensors[0].sum(1) == 0
+                tensors[0][lacks] = tensors[0][~lacks][0].clone()
+            if self.step == TURN * len(self.started):
+                self.started.append(time.monotonic())
+
+        return sum_by_turns
+
+    def rates(self) -> List[List[float]]:
+        """Steps per second of each way, turn by turn; without the first of each."""
+        lengths = np.diff(self.started)[len(self.ways) :]
+        n_ways = len(self.ways)
+        return [(TURN / lengths[way::n_ways]).tolist() for way in range(n_ways)]
+
+
+class EnoughError(Exception):
+    """What was to be measured is measured."""
+
+
+def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
+    """Train for some steps, or turns, in this process.
+
+    :return: seconds to the first step, frames per second, atoms of batches, peak
+        memory in GB, and steps per second of the ways that took turns.
     """
     started = time.monotonic()  # before what a user waits for as well
     import metatrain.cli.train as cli_train
     from omegaconf import OmegaConf
 
-    from dualforce.training.trainer import Trainer
-
-    class Enough(Exception):
-        pass
+    from dualforce.training import trainer
+    from dualforce.training.distributed import Processes
 
     torch.set_num_threads(threads)
+    turns = Turns(case.get("ways", []))
+    if turns.ways:
+        trainer.load_ahead = turns.load(trainer.load_ahead)  # type: ignore[assignment]
+        Processes.sum_ = turns.sum_(Processes.sum_)  # type: ignore[method-assign]
+        steps = (case["turns"] + 1) * len(turns.ways) * TURN
     warmup = max(5, steps // 10)
-    marks: List[Any] = []
-    first: List[float] = []
-    step = Trainer._step
-    signals = Path(case["signals"]) if "signals" in case else None
+    marks: List[Tuple[float, int, int]] = []
+    step = trainer.Trainer._step
 
-    def is_over() -> bool:
-        if signals is None:
-            return len(marks) > warmup + steps
-        if len(marks) == warmup:
-            (signals / f"warm-{os.getpid()}").touch()
-        return (signals / STOP).exists()
-
-    def timed(self: Trainer, frames: Any, *others: Any) -> Any:
+    def timed(self: Any, frames: Any, *others: Any) -> Any:
         here = [frame for frame in frames.frames if frame is not None]
-        now = time.monotonic(), time.process_time()
-        marks.append((*now, len(here), sum(map(len, here))))
-        if len(marks) == 1:
-            first.append(time.monotonic() - started)
-        if is_over():
-            raise Enough
-        return step(self, frames, *others)
+        marks.append((time.monotonic(), len(here), sum(map(len, here))))
+        if turns.step >= steps + (0 if turns.ways else warmup):
+            raise EnoughError
+        loss = step(self, frames, *others)
+        turns.step += 1
+        return loss
 
-    Trainer._step = timed  # type: ignore[method-assign]
+    trainer.Trainer._step = timed  # type: ignore[method-assign]
     with TemporaryDirectory() as directory:
         os.chdir(directory)
         try:
             cli_train.train_model(OmegaConf.create(options_of(case)))
         except Exception as error:
-            if not is_over():
+            if turns.step < steps:
                 raise error
     counted = marks[warmup:-1]
-    clock, processor = (marks[-1][i] - marks[warmup][i] for i in (0, 1))
-    frames = sum(mark[2] for mark in counted)
     return {
-        "start": first[0],
-        "clock": frames / clock,
-        "processor": frames / processor,
-        "largest": max(mark[3] for mark in marks),
-        "batch": sum(mark[3] for mark in counted) / len(counted),
+        "start": marks[0][0] - started,
+        "clock": sum(mark[1] for mark in counted) / (marks[-1][0] - marks[warmup][0]),
+        "largest": max(mark[2] for mark in marks),
+        "batch": sum(mark[2] for mark in counted) / len(counted),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "steps": [(mark[0], mark[2]) for mark in counted],
+        "rates": turns.rates() if turns.ways else [],
     }
 
 
@@ -245,7 +296,7 @@ def run(
 
 def medians(results: List[Dict[str, Any]]) -> Dict[str, float]:
     """Medians of several runs; of memory the largest."""
-    names = [name for name in results[0] if name != "steps"]
+    names = [name for name in results[0] if name != "rates"]
     found = {name: median(run[name] for run in results) for name in names}
     return found | {"memory": max(run["memory"] for run in results)}
 
@@ -264,10 +315,18 @@ def run_in_turn(
 # ------------------------------------------------------------------------ the tables
 
 
-def case_of(data: Path, in_memory: bool) -> Dict[str, Any]:
-    """A training on frames with stresses."""
-    training = {"max_memory": 1e6 if in_memory else 0.0}
-    return {"data": str(data), "training": training, "stress": True}
+def case_of(
+    data: Path, turns: int, ways: Sequence[Tuple[bool, bool]] = ()
+) -> Dict[str, Any]:
+    """A training on frames with stresses; frames are on disk where ways take turns."""
+    training = {"max_memory": 0.0 if ways else 1e6}
+    return {
+        "data": str(data),
+        "training": training,
+        "stress": True,
+        "turns": turns,
+        "ways": ways,
+    }
 
 
 def copies(given: argparse.Namespace, folder: Path, count: int) -> Path:
@@ -289,33 +348,28 @@ def row(*cells: Any) -> str:
 def table_of_streams(given: argparse.Namespace, folder: Path) -> str:
     """Frames in memory against frames on disk."""
     lines = [
-        "| frames | where | peak memory, GB | until the first step, s | frames/s "
-        "| frames/s of processor time |",
+        "| frames | where | peak memory, GB | until the first step, s "
+        "| steps/s, by turns with frames in memory | against these, and quartiles |",
         "|---:|---|---:|---:|---:|---:|",
     ]
-    counts = [given.held, *given.streamed]
-    places = [True] + len(given.streamed) * [False]
-    cases = [
-        case_of(copies(given, folder, count), place)
-        for count, place in zip(counts, places, strict=True)
-    ]
-    results = run_in_turn(cases, given)
-    for count, place, result in zip(counts, places, results, strict=True):
-        lines.append(
-            row(
-                f"{count:,}",
-                "in memory" if place else "on disk",
-                f"{result['memory']:.2f}",
-                f"{result['start']:.0f}",
-                f"{result['clock']:.1f}",
-                f"{result['processor']:.1f}",
-            )
-        )
-    lines.append("")
-    for name, words in (("clock", "the clock"), ("processor", "processor time")):
-        ratios = [f"{result[name] / results[0][name]:.2f}" for result in results[1:]]
-        lines.append(f"Against frames in memory, by {words}: {', '.join(ratios)}.")
+    all_held = run(case_of(copies(given, folder, given.held), 0), given)
+    known = f"{all_held['memory']:.2f}", f"{all_held['start']:.0f}"
+    lines.append(row(f"{given.held:,}", "in memory", *known, "", ""))
+    for count in given.streamed:
+        ways = [(True, True), (False, True)]
+        case = case_of(copies(given, folder, count), given.turns, ways)
+        found = run(case, given)
+        known = f"{found['memory']:.2f}", f"{found['start']:.0f}"
+        rates = f"{median(found['rates'][1]):.2f}"
+        against = ratio(found["rates"][1], found["rates"][0])
+        lines.append(row(f"{count:,}", "on disk", *known, rates, against))
     return "\n".join(lines)
+
+
+def ratio(rates: Sequence[float], others: Sequence[float]) -> str:
+    """Of two ways that took turns: median and quartiles."""
+    lower, middle, upper = np.quantile(np.divide(rates, others), [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({lower:.2f} to {upper:.2f})"
 
 
 def slurm(rank: int, size: int) -> Dict[str, str]:
@@ -329,50 +383,27 @@ def slurm(rank: int, size: int) -> Dict[str, str]:
     }
 
 
-def rate_of_all(
-    case: Dict[str, Any], given: argparse.Namespace, variables: List[Dict[str, str]]
-) -> float:
-    """Frames per second of several processes, counted while all of them train.
-
-    :param variables: of the environment of each.
-    """
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(len(variables)) as pool:
-        case = case | {"signals": folder}
-        started = [pool.submit(run, case, given, **each) for each in variables]
-        while len(os.listdir(folder)) < len(variables):
-            if any(process.done() for process in started):
-                break  # with an error, which is raised below
-            time.sleep(0.1)
-        time.sleep(given.seconds)
-        (Path(folder) / STOP).touch()
-        steps = [process.result()["steps"] for process in started]
-    begin = max(own[0][0] for own in steps)
-    end = min(own[-1][0] for own in steps)
-    counted = [n for own in steps for begun, n in own if begin <= begun < end]
-    return sum(counted) / (end - begin)
-
-
 def table_of_processes(given: argparse.Namespace, folder: Path) -> str:
     """Four processes together against four on their own."""
-    data = copies(given, folder, given.held)
-    alone = [{} for _ in range(4)]
-    together = [slurm(rank, 4) for rank in range(4)]
     kinds = {
-        "each on its own, frames in memory": (True, alone),
-        "together, frames in memory": (True, together),
-        "together, frames on disk": (False, together),
+        "each on its own, frames in memory": (True, False),
+        "together, frames in memory": (True, True),
+        "together, frames on disk": (False, True),
     }
-    rates: Dict[str, List[float]] = {name: [] for name in kinds}
-    for _ in range(given.repeats):
-        for name, (in_memory, variables) in kinds.items():
-            rates[name].append(rate_of_all(case_of(data, in_memory), given, variables))
-    lines = ["| processes | frames/s of all | against on their own, by run |"]
+    # Enough for one epoch, which validates at its end.
+    n_steps = TURN * (given.turns + 2) * len(kinds)
+    data = copies(given, folder, 4 * BATCH * n_steps)
+    case = case_of(data, given.turns, list(kinds.values()))
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(run, case, given, **slurm(rank, 4)) for rank in range(4)]
+        found = [process.result() for process in running]
+    # All wait for the last one where a turn together begins.
+    rates = found[0]["rates"]
+    lines = ["| processes | steps/s | against on their own, and quartiles |"]
     lines += ["|---|---:|---:|"]
-    own = rates[next(iter(kinds))]
-    for name, found in rates.items():
-        ratios = [f"{b / a:.2f}" for a, b in zip(own, found, strict=True)]
-        shown = "" if found is own else ", ".join(ratios)
-        lines.append(row(name, f"{median(found):.1f}", shown))
+    for name, own in zip(kinds, rates, strict=True):
+        against = "" if own is rates[0] else ratio(own, rates[0])
+        lines.append(row(name, f"{median(own):.2f}", against))
     return "\n".join(lines)
 
 
@@ -433,10 +464,9 @@ def main() -> None:
     parts = [
         "# Large data and mixed sizes",
         f"Default options (`ace`), float32, {given.threads} thread(s) on "
-        f"{os.cpu_count()} cores, {given.steps} steps, median of {given.repeats} runs "
-        f"in turn (of memory the largest), torch {torch.__version__}, "
-        f"{platform.machine()}. Frames per second of the clock, and of processor time "
-        "of all threads.",
+        f"{os.cpu_count()} cores, torch {torch.__version__}, {platform.machine()}. "
+        "Steps in a time are measured in one run, in which the ways to train take "
+        f"turns of {TURN} steps: medians of {given.turns} turns.",
     ]
     with ExitStack() as stack:
         folder = given.folder
@@ -446,13 +476,14 @@ def main() -> None:
         parts += [f"Copies of `{given.data.name}` with noise, batches of {BATCH}."]
         parts += [table_of_streams(given, folder)]
         parts += ["## Four processes"]
-        parts += [f"{given.held:,} frames, batches of {BATCH} in each process."]
+        parts += [f"Batches of {BATCH} in each process."]
         parts += [table_of_processes(given, folder)]
         if given.molecules and given.cells:
             parts += ["## Molecules and cells"]
             parts += [
                 f"`{given.molecules.name}` and `{given.cells.name}`, as many atoms of "
-                "one as of the other."
+                f"one as of the other. {given.steps} steps, median of {given.repeats} "
+                "runs in turn (of memory the largest)."
             ]
             parts += [table_of_mixture(given, folder)]
     parts += [f"Made with `python benchmarks/scale.py {' '.join(sys.argv[1:])}`."]

@@ -182,6 +182,9 @@ def test_the_folder_runs(made: Path, tmp_path: Path) -> None:
     assert "At 300 K M = 8 with steps of 2 fs is 4.0 times as fast" in report
     assert "energy drifts by 0.1 meV/atom/ps" in report
     assert "| round | structures | new | teacher calls |" in report
+    assert "![corrections](corrections.png)" in report
+    assert (made / "corrections.png").exists()
+    assert f"dualforce diagnose {made} {made / 'structure.extxyz'}" in report
 
 
 class Interrupted(KeyboardInterrupt):

@@ -42,6 +42,8 @@ from .exploration import Exploration, explore
 from .labelling import FILE, LabelStore, label_frames, label_one
 from .plan import SPACING, Plan, Round, make_plan, plan_from, student_options
 from .results import (
+    FOLLOWS,
+    STRUCTURE,
     Acceleration,
     AccelerationError,
     Check,
@@ -54,12 +56,6 @@ from .teacher import Teacher, load_teacher
 
 
 DESCRIPTION, PARTS, COMBINED = "accelerate.json", "parts.json", "combined.pt"
-STRUCTURE = "structure.extxyz"
-
-FOLLOWS = 0.04
-"""A student follows its teacher where the correction is smaller than this share of the
-forces. It meets no more structures then, and learns from those there are in the time
-that is left."""
 
 THERMAL = 0.05
 """Displacement of warm atoms in each coordinate, in Å, about."""

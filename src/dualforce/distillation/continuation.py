@@ -18,7 +18,6 @@ from ..md.thermostats import check_positive
 from .acceleration import (
     DESCRIPTION,
     PARTS,
-    STRUCTURE,
     Progress,
     Work,
     check_at,
@@ -29,7 +28,13 @@ from .acceleration import (
 )
 from .labelling import label_of, label_one
 from .plan import CHECKING, Plan, plan_from
-from .results import COLLECTED, Acceleration, AccelerationError, RoundResult
+from .results import (
+    COLLECTED,
+    STRUCTURE,
+    Acceleration,
+    AccelerationError,
+    RoundResult,
+)
 from .sampling import is_known
 from .student import STRUCTURES, STUDENT, write_structures
 from .teacher import Teacher, load_teacher

@@ -3,14 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from .plan import Plan
 
 
-REPORT = "report.md"
+REPORT, PLOT = "report.md", "corrections.png"
 
+FOLLOWS = 0.04
+"""A student follows its teacher where the correction is smaller than this share of the
+forces. It meets no more structures then, and learns from those there are in the time
+that is left."""
+
+STRUCTURE = "structure.extxyz"
+"""The first of the user's structures, in the folder."""
 
 COLLECTED = "collected"
 """In the place of a temperature: structures that runs have collected."""
@@ -111,12 +119,14 @@ class Acceleration:
 
 
 def write_report(result: Acceleration) -> Path:
-    """Write ``report.md`` into the folder.
+    """Write ``report.md`` and its plot into the folder.
 
     :param result: of :func:`~dualforce.accelerate`.
     :return: the file.
     """
     path = result.folder / REPORT
+    if _has_corrections(result):
+        _plot_corrections(result, result.folder / PLOT)
     path.write_text("\n\n".join(_parts(result)) + "\n", encoding="utf-8")
     return path
 
@@ -149,6 +159,7 @@ def _parts(result: Acceleration) -> List[str]:
         "RMS of conservative minus direct force on structures the pair has met, by "
         "the student of the round before, in meV/Å and as a share of the forces.",
         _rounds_table(result.rounds, plan.temperatures),
+        *([f"![corrections]({PLOT})"] if _has_corrections(result) else []),
         "## Inner steps",
         _checks_table(result.checks),
         *(
@@ -156,6 +167,11 @@ def _parts(result: Acceleration) -> List[str]:
             f"![drift and speed](tune-{check.temperature:g}K/tune.png)"
             for check in result.checks
         ),
+        "## Compared with the teacher",
+        "Temperatures of the elements, radial distributions, diffusion and spectra of "
+        "longer runs of pair and teacher, side by side: `dualforce diagnose "
+        f"{result.folder} {result.folder / STRUCTURE} --temperature "
+        f"{result.temperature or plan.temperatures[0]:g} -o diagnosis`.",
     ]
 
 
@@ -182,6 +198,36 @@ def _rounds_table(rounds: Sequence[RoundResult], temperatures: Sequence[float]) 
         rows.append(cells + [_correction(each, key) for key in keys])
     header += [f"correction at {t:g} K" for t in temperatures]
     return _table(header + ["correction, collected"] * has_collected, rows)
+
+
+def _has_corrections(result: Acceleration) -> bool:
+    return any(each.correction for each in result.rounds)
+
+
+def _plot_corrections(result: Acceleration, path: Path) -> None:
+    """Share of the forces that the student had wrong, by round and temperature."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    axes = figure.subplots()
+    keys = dict.fromkeys(key for each in result.rounds for key in each.correction)
+    for key in keys:
+        known = [
+            # learnt from before this round
+            (before.frames, 100.0 * each.correction[key] / each.forces[key])
+            for before, each in pairwise(result.rounds)
+            if key in each.correction
+        ]
+        label = key if key == COLLECTED else f"{key} K"
+        axes.plot(*zip(*known, strict=True), "o-", label=label)
+    axes.axhline(100.0 * FOLLOWS, color="gray", lw=0.8, ls="--", label="good enough")
+    axes.set(
+        xlabel="structures that the student had learnt from",
+        ylabel="correction (% of the forces)",
+        ylim=(0.0, None),
+    )
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
 
 
 def _correction(result: RoundResult, key: str) -> str:
