@@ -113,10 +113,11 @@ def table(results: Dict[str, Any]) -> List[str]:
         "# Few frames of a molecule",
         "",
         "Default options, and other numbers of channels where they are named, trained "
-        "on frames 0-449 of the files at 300 K for the time given, on one core. Root mean square errors of conservative and direct force "
-        "in meV/Å, the largest of a single frame (conservative), and the mean absolute "
-        "error of the energy in meV/atom. `python benchmarks/molecules.py DATA "
-        "SYSTEM --minutes MINUTES [--n-channels N]`; frames 450-499 chose the best weights.",
+        "on frames 0-449 of the files at 300 K for the time given, on one core. Root "
+        "mean square errors of conservative and direct force in meV/Å, the largest of "
+        "a single frame (conservative), and the mean absolute error of the energy in "
+        "meV/atom. `python benchmarks/molecules.py DATA SYSTEM --minutes MINUTES "
+        "[--n-channels N]`; frames 450-499 chose the best weights.",
         "",
         "| system | network | minutes | test set | conservative | direct | worst frame "
         "| energy |",
