@@ -14,10 +14,10 @@ process of its own:
   and reading;
 - a mixture of molecules and cells, equal numbers of atoms of both, in batches of
   ``batch_size`` and of ``max_atoms_per_batch``, as large as a fixed batch may be (cells
-  alone), and as the largest one that there was.
+  alone).
 
-The speed of a machine that others use as well changes from minute to minute. What the
-first two compare takes turns within one run, some seconds each. Prints tables and
+The speed of a machine that others use as well changes from minute to minute. What is
+compared takes turns within one run, some seconds each. Prints tables and
 writes them to ``docs/benchmarks/scale.md``.
 """
 
@@ -29,6 +29,7 @@ import resource
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -58,6 +59,9 @@ TURN = 16
 HELD = 64
 """Frames in memory that take turns with those on disk."""
 
+FRAMES_OF_TURN = 120
+"""Frames of a turn, about, where rules for batches take turns."""
+
 NOISE = 0.01
 """Standard deviation of the displacements, in Angstrom. Labels stay as they are."""
 
@@ -77,10 +81,9 @@ def read_options() -> argparse.Namespace:
         help="numbers of frames that are read from disk (4000 100000 1000000)",
     )
     parser.add_argument(
-        "--steps", type=int, default=100, help="steps of mixtures to time (100)"
+        "--steps", type=int, default=100, help="of mixtures, for sizes and memory (100)"
     )
     parser.add_argument("--turns", type=int, default=8, help="turns of each way (8)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of mixtures (3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument("--folder", type=Path, help="where to make the data sets")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -222,6 +225,59 @@ class Turns:
         return [(TURN / lengths[way::n_ways]).tolist() for way in range(n_ways)]
 
 
+@dataclass
+class Rules:
+    """Rules for batches that take turns within one run.
+
+    :param options: those of each rule.
+    """
+
+    options: Sequence[Dict[str, int]]
+    turn: List[int] = field(default_factory=list)
+    """Number of the turn of each step."""
+    steps: List[List[int]] = field(default_factory=list)
+    """Frames of each step."""
+
+    def plan(self, trainer: Any, generator: Any) -> "Rules":
+        """In the place of the plan of an epoch: all frames once, in random order."""
+        import torch
+
+        from dualforce.training.batches import BatchRule, sizes_of
+
+        defaults = {"batch_size": 1, "max_atoms_per_batch": None}
+        rules = [BatchRule.of(defaults | options) for options in self.options]
+        order = torch.randperm(len(trainer.train_frames), generator=generator).numpy()
+        sizes, turn = sizes_of(trainer.train_frames)[order], 0
+        while len(order) > FRAMES_OF_TURN:
+            last = 0
+            for batch in rules[turn % len(rules)].pack(sizes):
+                if batch.start < FRAMES_OF_TURN:
+                    self.steps.append(order[batch.start : batch.stop].tolist())
+                    self.turn.append(turn)
+                    last = batch.stop
+            order, sizes, turn = order[last:], sizes[last:], turn + 1
+        return self
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def shares(self, step: int) -> List[List[int]]:
+        """Of one process."""
+        return [self.steps[step]]
+
+    def rates(self, started: Sequence[float]) -> List[List[float]]:
+        """Frames per second of each rule, turn by turn; without the first of each.
+
+        :param started: of each step.
+        """
+        n_rules, found = len(self.options), [[] for _ in self.options]
+        for turn in range(n_rules, self.turn[-1]):
+            first, last = self.turn.index(turn), self.turn.index(turn + 1)
+            frames = sum(map(len, self.steps[first:last]))
+            found[turn % n_rules].append(frames / (started[last] - started[first]))
+        return found
+
+
 class EnoughError(Exception):
     """What was to be measured is measured."""
 
@@ -229,8 +285,8 @@ class EnoughError(Exception):
 def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
     """Train for some steps, or turns, in this process.
 
-    :return: seconds to the first step, frames per second, atoms of batches, peak
-        memory in GB, and steps per second of the ways that took turns.
+    :return: seconds to the first step, atoms of the largest and of the average batch,
+        peak memory in GB, and steps or frames per second of what took turns.
     """
     started = time.monotonic()  # before what a user waits for as well
     import metatrain.cli.train as cli_train
@@ -240,19 +296,24 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
     from dualforce.training.distributed import Processes
 
     torch.set_num_threads(threads)
-    turns = Turns(case.get("ways", []))
+    turns, rules = Turns(case.get("ways", [])), Rules(case.get("rules", []))
+    warmup = max(5, steps // 10)
+    steps += warmup
+    if rules.options:
+        trainer.Trainer._plan_of_epoch = (  # type: ignore[method-assign]
+            lambda self, generator: rules.plan(self, generator)
+        )
     if turns.ways:
         trainer.load_ahead = turns.load(trainer.load_ahead)  # type: ignore[assignment]
         Processes.sum_ = turns.sum_(Processes.sum_)  # type: ignore[method-assign]
         steps = (case["turns"] + 1) * len(turns.ways) * TURN
-    warmup = max(5, steps // 10)
-    marks: List[Tuple[float, int, int]] = []
+    marks: List[Tuple[float, int]] = []
     step = trainer.Trainer._step
 
     def timed(self: Any, frames: Any, *others: Any) -> Any:
-        here = [frame for frame in frames.frames if frame is not None]
-        marks.append((time.monotonic(), len(here), sum(map(len, here))))
-        if turns.step >= steps + (0 if turns.ways else warmup):
+        here = [len(frame) for frame in frames.frames if frame is not None]
+        marks.append((time.monotonic(), sum(here)))
+        if turns.step >= (len(rules) - 1 if rules.options else steps):
             raise EnoughError
         loss = step(self, frames, *others)
         turns.step += 1
@@ -264,16 +325,20 @@ def run_one(case: Dict[str, Any], steps: int, threads: int) -> Dict[str, Any]:
         try:
             cli_train.train_model(OmegaConf.create(options_of(case)))
         except Exception as error:
-            if turns.step < steps:
+            # metatrain hides what ended it
+            if "EnoughError" not in traceback.format_exc():
                 raise error
     counted = marks[warmup:-1]
     return {
         "start": marks[0][0] - started,
-        "clock": sum(mark[1] for mark in counted) / (marks[-1][0] - marks[warmup][0]),
-        "largest": max(mark[2] for mark in marks),
-        "batch": sum(mark[2] for mark in counted) / len(counted),
+        "largest": max(mark[1] for mark in marks),
+        "batch": sum(mark[1] for mark in counted) / len(counted),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "rates": turns.rates() if turns.ways else [],
+        "rates": turns.rates()
+        if turns.ways
+        else rules.rates([mark[0] for mark in marks])
+        if rules.options
+        else [],
     }
 
 
@@ -292,24 +357,6 @@ def run(
         raise SystemExit(done.stderr[-2000:])
     found: Dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
-
-
-def medians(results: List[Dict[str, Any]]) -> Dict[str, float]:
-    """Medians of several runs; of memory the largest."""
-    names = [name for name in results[0] if name != "rates"]
-    found = {name: median(run[name] for run in results) for name in names}
-    return found | {"memory": max(run["memory"] for run in results)}
-
-
-def run_in_turn(
-    cases: Sequence[Dict[str, Any]], given: argparse.Namespace
-) -> List[Dict[str, float]]:
-    """Run all cases one after the other, several times, and take medians."""
-    found: List[List[Dict[str, Any]]] = [[] for _ in cases]
-    for _ in range(given.repeats):
-        for case, results in zip(cases, found, strict=True):
-            results.append(run(case, given))
-    return [medians(results) for results in found]
 
 
 # ------------------------------------------------------------------------ the tables
@@ -368,7 +415,9 @@ def table_of_streams(given: argparse.Namespace, folder: Path) -> str:
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> str:
     """Of two ways that took turns: median and quartiles."""
-    lower, middle, upper = np.quantile(np.divide(rates, others), [0.25, 0.5, 0.75])
+    pairs = zip(rates, others, strict=False)  # the last turn may be missing
+    ratios = [own / other for own, other in pairs]
+    lower, middle, upper = np.quantile(ratios, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({lower:.2f} to {upper:.2f})"
 
 
@@ -413,45 +462,32 @@ def table_of_mixture(given: argparse.Namespace, folder: Path) -> str:
     cells = ase.io.read(given.cells, ":")
     data = folder / "mixture"
     if not data.exists():
-        choice = mixture(molecules, cells, 2_000)
+        choice = mixture(molecules, cells, 4_000)
         write_arrays(data, molecules + cells, choice, False)
-    # The rule for the share of conservative frames is not what is compared.
-    shared = {"conservative_fraction": 0.25, "max_energy": 1e9}
 
-    def case(**rule: int) -> Dict[str, Any]:
-        return {"data": str(data), "training": {**rule, **shared}, "stress": False}
+    def case(training: Dict[str, Any], **others: Any) -> Dict[str, Any]:
+        # The rule for the share of conservative frames is not what is compared.
+        shared = {"conservative_fraction": 0.25, "max_energy": 1e9}
+        options = {"data": str(data), "training": {**training, **shared}}
+        return {**options, "stress": False, **others}
 
-    # As large as a fixed batch may be, and as the largest one that there was.
-    n_atoms = len(cells[0])
-    fixed = run(case(batch_size=BATCH), given)
-    rules = [
-        {"batch_size": FEW},
-        {"max_atoms_per_batch": FEW * n_atoms},
-        {"batch_size": BATCH},
-        {"max_atoms_per_batch": BATCH * n_atoms},
-        {"max_atoms_per_batch": int(fixed["largest"])},
-    ]
-    results = run_in_turn([case(**rule) for rule in rules], given)
     lines = [
-        "| batches | largest, atoms | mean, atoms | peak memory, GB | frames/s "
-        "| against fixed batches |",
+        "| batches | largest, atoms | mean, atoms | peak memory, GB "
+        "| frames/s, by turns | against fixed batches, and quartiles |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for rule, result in zip(rules, results, strict=True):
-        if "batch_size" in rule:
-            name, against = f"{rule['batch_size']} frames", result["clock"]
-        else:
-            name = f"{rule['max_atoms_per_batch']} atoms"
-        lines.append(
-            row(
-                name,
-                f"{result['largest']:.0f}",
-                f"{result['batch']:.0f}",
-                f"{result['memory']:.2f}",
-                f"{result['clock']:.1f}",
-                "" if "batch_size" in rule else f"{result['clock'] / against:.2f}",
-            )
-        )
+    for count in (FEW, BATCH):
+        # As large as a fixed batch may be.
+        n_atoms = count * len(cells[0])
+        rules = [{"batch_size": count}, {"max_atoms_per_batch": n_atoms}]
+        rates = run(case({}, rules=rules), given)["rates"]
+        shown = ["", ratio(rates[1], rates[0])]
+        names = [f"{count} frames", f"{n_atoms} atoms"]
+        for rule, name, own, against in zip(rules, names, rates, shown, strict=True):
+            one = run(case(rule), given)
+            sizes = f"{one['largest']:.0f}", f"{one['batch']:.0f}"
+            memory = f"{one['memory']:.2f}"
+            lines.append(row(name, *sizes, memory, f"{median(own):.1f}", against))
     return "\n".join(lines)
 
 
@@ -482,8 +518,8 @@ def main() -> None:
             parts += ["## Molecules and cells"]
             parts += [
                 f"`{given.molecules.name}` and `{given.cells.name}`, as many atoms of "
-                f"one as of the other. {given.steps} steps, median of {given.repeats} "
-                "runs in turn (of memory the largest)."
+                f"one as of the other. Frames in a time by turns of {FRAMES_OF_TURN} "
+                f"frames in one run, sizes and memory from {given.steps} steps of each."
             ]
             parts += [table_of_mixture(given, folder)]
     parts += [f"Made with `python benchmarks/scale.py {' '.join(sys.argv[1:])}`."]
