@@ -226,6 +226,15 @@ def test_next_candidate_promises_more() -> None:
     assert next_candidate(pairs[0], "unclear", pairs[:2]) == pairs[1]
 
 
+def test_next_candidate_after_a_near_miss() -> None:
+    """The drift has to fall by as much as it was too large."""
+    drifts = {8: 0.09, 7: 0.054, 6: 0.011}
+    pairs = [replace(predicted(0.5, n), drift=(x, 0.0)) for n, x in drifts.items()]
+    for excess, expected in ((1.4, 7), (1.7, 6), (100.0, 7)):
+        found = next_candidate(pairs[0], "unclear", pairs, excess)
+        assert found is not None and found.n_inner == expected
+
+
 def test_next_candidate_of_several_timesteps() -> None:
     """The fastest of those with a shorter outer step."""
     pairs = [predicted(step, n) for step in (0.5, 1.0) for n in (2, 3, 4, 5)]

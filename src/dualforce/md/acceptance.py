@@ -72,8 +72,14 @@ def judge(
     if heating > MIN_HEATING and heating > 2.0 * SIGMAS * heating_error:
         return "heats"
     is_known = abs(drift) <= tolerance and error <= tolerance
-    expected = candidate.mean_drift[0] + SIGMAS * candidate.mean_drift[1]
-    return "good" if is_known or expected <= tolerance else "unclear"
+    return "good" if is_known or most_drift(candidate) <= tolerance else "unclear"
+
+
+def most_drift(candidate: Candidate) -> float:
+    """Largest drift to expect of a run from the spread of its energy, in
+    meV/atom/ps; NaN if that is not known."""
+    value, error = candidate.mean_drift
+    return value + SIGMAS * error
 
 
 def judge_all(

@@ -12,7 +12,7 @@ import numpy as np
 from ase import units
 
 from ..forces import CountedForces, ForceSource
-from .acceptance import TOLERANCE, judge_all, largest_good
+from .acceptance import TOLERANCE, judge_all, largest_good, most_drift
 from .constant_energy import (
     MIN_LENGTH_PS,
     PICOSECOND,
@@ -38,6 +38,10 @@ FEW_SHARE = 0.4
 N_TESTS = 2
 """Candidates whose runs there is time for, where that allows runs of
 :data:`MIN_LENGTH_PS`; mostly the first one is good, and is tested for longer."""
+
+EXCESS = 3.0
+"""Where the largest drift to expect of an undecided run is not known: it, relative to
+what is accepted."""
 
 PROMISING = 0.5
 """Part of the tolerance that a predicted drift may take: predictions are right within a
@@ -127,12 +131,16 @@ class Tuning:
 
 
 def next_candidate(
-    failed: Prediction, verdict: str, candidates: Sequence[Prediction]
+    failed: Prediction,
+    verdict: str,
+    candidates: Sequence[Prediction],
+    excess: float = EXCESS,
 ) -> Optional[Prediction]:
     """What to try after a run that is not good: the fastest with a shorter outer step.
 
     A run that is undecided would be followed by another one if the next pair promised
-    about the same: its predicted drift must be a third or less, if there is such a one.
+    about the same: its predicted drift must be smaller by what this one had too much,
+    if there is such a one.
     A run that is bad, not only undecided, means that the prediction has failed (the
     direct force is too different for linear response): then the outer step is half as
     long or shorter.
@@ -140,12 +148,14 @@ def next_candidate(
     :param failed: what was run.
     :param verdict: of :func:`.acceptance.judge`.
     :param candidates: what to choose from.
+    :param excess: largest drift to expect of an undecided run, relative to what is
+        accepted.
     :return: none if there is nothing with so short an outer step.
     """
     longest = failed.outer_step_fs * (1.0 if verdict == "unclear" else 0.5)
     margin = 1e-6 if verdict == "unclear" else -1e-6
     shorter = [c for c in candidates if c.outer_step_fs < longest - margin]
-    quieter = [c for c in shorter if c.drift[0] <= failed.drift[0] / 3.0]
+    quieter = [c for c in shorter if c.drift[0] <= failed.drift[0] / excess]
     return _fastest(quieter if verdict == "unclear" and quieter else shorter)
 
 
@@ -375,7 +385,7 @@ class _Search:
             verdict = self._verdict(run)
             if verdict == "good":
                 return
-            chosen = next_candidate(chosen, verdict, choice)
+            chosen = next_candidate(chosen, verdict, choice, self._excess(run))
 
     def _worth_a_run(self) -> List[Prediction]:
         """Those with a good prediction; the smallest number of inner steps where there
@@ -405,6 +415,10 @@ class _Search:
     def _verdict(self, run: ConstantEnergyRun) -> str:
         rows = judge_all([self._runs[0].candidate(), run.candidate()], self._tolerance)
         return rows[1].verdict
+
+    def _excess(self, run: ConstantEnergyRun) -> float:
+        excess = most_drift(run.candidate()) / self._tolerance
+        return excess if excess > 1.0 else EXCESS  # also where it is NaN
 
     def _watch(self, run: ConstantEnergyRun) -> None:
         where = f"at step {run.n_steps} with M = {run.n_inner}"

@@ -210,11 +210,20 @@ class StepFrames:
 
     @classmethod
     def of(
-        cls, frames: Sequence[Optional[Frame]], names: Sequence[str]
+        cls,
+        frames: Sequence[Optional[Frame]],
+        names: Sequence[str],
+        known: Optional[Sequence[Optional[Frame]]] = None,
     ) -> "StepFrames":
-        """Count the labels of the frames that are here."""
+        """Count labels.
+
+        :param frames: the frames, None where another process evaluates them.
+        :param names: names of labels.
+        :param known: those whose labels are counted, also some that another process
+            evaluates; if not given, ``frames``.
+        """
         elements = torch.zeros(len(frames), len(names), dtype=torch.float64)
-        for row, frame in enumerate(frames):
+        for row, frame in enumerate(frames if known is None else known):
             for column, name in enumerate(names):
                 if frame is not None and name in frame.labels:
                     elements[row, column] = frame.labels[name].numel()

@@ -52,7 +52,7 @@ from .stages import (
     learning_rate_factor,
     make_stages,
 )
-from .streams import load_ahead
+from .streams import FrameStream, load_ahead
 from .terms import weight_in_stage
 
 
@@ -418,7 +418,11 @@ class Trainer(TrainerInterface[TrainerHypers]):
         :param generator: random numbers of the epoch.
         """
         rotates = self.hypers["augmentation"] and not self.model.backbone.equivariant
+        # Others tell what they read; what is held need not be told, and a GPU not be
+        # waited for.
+        are_held = not isinstance(self.train_frames, FrameStream)
         frames: List[Optional[Frame]] = []
+        known: List[Optional[Frame]] = []
         for rank, place in in_turn(shares):
             # All processes draw for all frames, so that they agree on what is next.
             rotation = _random_rotation(generator) if rotates else None
@@ -426,8 +430,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
             if frame is not None and rotation is not None:
                 frame = rotate(frame, rotation)
             frames.append(frame)
-        step = StepFrames.of(frames, [term.name for term in self.terms])
-        self.processes.sum_([step.elements])
+            known.append(self.train_frames[shares[rank][place]] if are_held else frame)
+        step = StepFrames.of(frames, [term.name for term in self.terms], known)
+        if not are_held:
+            self.processes.sum_([step.elements])
         return step
 
     def _step(self, frames: StepFrames, stage: Stage, terms: List[Term]) -> Tensor:
