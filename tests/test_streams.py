@@ -1,9 +1,11 @@
 """Trainings on data that are not held in memory."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -29,7 +31,7 @@ from dualforce.training import streams
 from dualforce.training import trainer as trainer_module
 from dualforce.training.contents import contents_of, release_pages
 from dualforce.training.model import DualForce
-from dualforce.training.streams import FrameStream
+from dualforce.training.streams import FrameStream, load_ahead
 from dualforce.training.trainer import Trainer
 
 
@@ -222,6 +224,41 @@ def test_process_that_reads_is_killed(
     message = message_of(lambda: trainer.train(model, torch.float64, CPU, *data))
     assert "a process that reads frames ended" in message
     assert "the last checkpoint is " in message
+
+
+def _runs(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="has no workers")
+def test_workers_end_with_a_killed_training(tmp_path: Path) -> None:
+    """At once, also where they wait for their frames to be taken."""
+    model, _, dataset = prepare(_zip(tmp_path, clusters(60)))
+    stream = FrameStream([dataset], "training", model)
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def training() -> None:
+        loaded = load_ahead(stream, [list(range(60))] * 20)  # more than a pipe holds
+        next(loaded)
+        there.send([child.pid for child in multiprocessing.active_children()])
+        time.sleep(60.0)
+
+    process = context.Process(target=training)
+    process.start()
+    assert here.poll(60.0)
+    workers = here.recv()
+    assert workers and all(map(_runs, workers))
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 3.0  # torch's own watch takes five seconds
+    while any(map(_runs, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_runs, workers))
 
 
 def test_array_of_another_type(tmp_path: Path) -> None:

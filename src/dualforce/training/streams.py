@@ -7,6 +7,7 @@ sample.
 """
 
 import copy
+import ctypes
 import logging
 import os
 import signal
@@ -334,9 +335,15 @@ def _as_sent(batch: List[Any]) -> List[Any]:
     return batch
 
 
-def _leave_interrupts(worker: int) -> None:
-    """The training process answers the user, and ends its workers."""
+_PR_SET_PDEATHSIG = 1
+"""Of Linux: the signal that a process gets when its parent has ended."""
+
+
+def _follow_training(worker: int) -> None:
+    """The training process answers the user. When it ends its workers end, also where
+    it was killed and they wait for it to take a batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _worker_options() -> Dict[str, Any]:
@@ -349,7 +356,7 @@ def _worker_options() -> Dict[str, Any]:
         "num_workers": n_workers,
         "prefetch_factor": max(2, AHEAD // n_workers),
         "multiprocessing_context": "fork",
-        "worker_init_fn": _leave_interrupts,
+        "worker_init_fn": _follow_training,
     }
 
 
