@@ -43,10 +43,10 @@ PROBES = 20
 """Frames from which the memory of all is estimated."""
 
 AHEAD = 4
-"""Steps whose frames are made ahead."""
+"""Steps whose frames are made ahead, at most."""
 
 WORKERS = 4
-"""Most worker processes that make frames."""
+"""Most worker processes that make frames, each for one step ahead at least."""
 
 RELEASED = 1_000
 """Frames that are read before memory of mapped files is given back."""
@@ -354,7 +354,7 @@ def _worker_options() -> Dict[str, Any]:
     n_workers = max(1, min(WORKERS, len(os.sched_getaffinity(0)) - 1))
     return {
         "num_workers": n_workers,
-        "prefetch_factor": max(2, AHEAD // n_workers),
+        "prefetch_factor": AHEAD // n_workers,
         "multiprocessing_context": "fork",
         "worker_init_fn": _follow_training,
     }
