@@ -57,12 +57,14 @@ class Processes:
         return items[first :: self.size]
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Sum tensors over all processes, in place."""
+        """Sum tensors over all processes, in place.
+
+        :param tensors: all on the host, or all on the device of the process.
+        """
         if self.size == 1:
             return
         tensors = list(tensors)
-        # on the device of the process: NCCL sums nothing that lies elsewhere
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         self._together(lambda: dist.all_reduce(flat))
         start = 0
         for tensor in tensors:
@@ -74,7 +76,7 @@ class Processes:
         """The value of the first process, for decisions that depend on the clock."""
         if self.size == 1:
             return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        shared = torch.tensor([value], dtype=torch.float64)
         self._together(lambda: dist.broadcast(shared, 0))
         return float(shared)
 
@@ -172,7 +174,8 @@ def start_processes(
     number = environment.local_rank % torch.cuda.device_count()
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
+    # What lies on the host is exchanged there, so that nothing waits for the device.
     dist.init_process_group(
-        "nccl", store=store, rank=rank, world_size=size, device_id=device
+        "cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=size, device_id=device
     )
     return Processes(rank=rank, size=size, device=device)

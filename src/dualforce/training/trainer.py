@@ -632,7 +632,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
                     sums.add(index, errors(term, predictions, batch).detach(), term)
             if not (suspects or torch.isfinite(sums.values).all()):
                 suspects = [frame.name for frame in frames]
-        self.processes.sum_([sums.values, differences.values])
+        self.processes.sum_([sums.values])  # on the host
+        self.processes.sum_([differences.values])  # on the device
         if not torch.isfinite(sums.values).all():
             raise ValueError(
                 "predictions are not finite for frames of the validation set "
