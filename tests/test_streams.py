@@ -226,6 +226,28 @@ def test_process_that_reads_is_killed(
     assert "the last checkpoint is " in message
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="has no workers")
+def test_process_that_reads_is_killed_while_the_network_trains(tmp_path: Path) -> None:
+    """Steps are whole: the run stops where it wants the next frames, and goes on."""
+    given = _zip(tmp_path, clusters(60), max_memory=0.0)
+    model, trainer, dataset = prepare(given)
+    step = trainer._step
+
+    def killing(*arguments: Any) -> Any:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(0.5)
+        return step(*arguments)
+
+    trainer._step = killing  # type: ignore[method-assign]
+    data = ([dataset], [dataset], str(tmp_path))
+    message = message_of(lambda: trainer.train(model, torch.float64, CPU, *data))
+    assert "a process that reads frames ended" in message
+    assert trainer.progress.steps_in_epoch > 0
+    again = _go_on(tmp_path, trainer.hypers, model, prepare(given)[2])
+    assert again.progress.epoch == 1
+
+
 def _runs(process: int) -> bool:
     try:
         status = Path(f"/proc/{process}/stat").read_text()

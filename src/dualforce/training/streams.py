@@ -12,8 +12,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Set, Tuple
@@ -360,6 +361,16 @@ def _worker_options() -> Dict[str, Any]:
     }
 
 
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers, without the handler of signals that torch brings: it raises
+    wherever the training is when a worker ends, and not where batches are taken."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
 def load_ahead(
     frames: Sequence[Frame], batches: Iterable[Sequence[int]]
 ) -> Generator[List[Frame], None, None]:
@@ -383,7 +394,7 @@ def load_ahead(
         **_worker_options(),
     )
     try:
-        for made in loader:
+        for made in _started(loader):
             yield [frames.accept(_unpacked(packed), why) for packed, why in made]
     except RuntimeError as error:
         raise ValueError(f"a process that reads frames ended: {error}") from error
