@@ -24,10 +24,11 @@ from scipy.special import sph_harm_y
 from torch import Tensor
 
 from dualforce.nn import make_backbone
-from dualforce.nn.ace import MAX_SPECIES, Products
+from dualforce.nn.ace import MAX_SPECIES, TRIPLES, Products
 from dualforce.nn.edge_forces import EdgeForceHead, EdgeForces, EdgeStressHead
 from dualforce.nn.harmonics import (
     Harmonics,
+    coupling,
     degrees,
     gradient_coefficients,
     traceless_matrices,
@@ -82,6 +83,27 @@ def test_degrees_that_there_are_not(l_max: int) -> None:
         Harmonics(l_max)
 
 
+def _reference_coupling(*of: int) -> Array:
+    """The mean of products of three harmonics over directions, by a quadrature that is
+    exact for polynomials of this degree; scaled to a norm of one."""
+    heights, weights = np.polynomial.legendre.leggauss(8)
+    angles = 2.0 * np.pi * np.arange(16) / 16.0
+    z, angle = (part.ravel() for part in np.meshgrid(heights, angles, indexing="ij"))
+    across = np.sqrt(1.0 - z**2)
+    units = np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=1)
+    values = _reference_harmonics(units)
+    parts = [values[:, np.array(degrees(3)) == degree] for degree in of]
+    out = np.einsum("n,na,nb,nc->abc", np.repeat(weights, 16), *parts)
+    return np.asarray(out / np.linalg.norm(out))
+
+
+@pytest.mark.parametrize("of", [(*path, 2) for path in TRIPLES])
+def test_couplings(of: Tuple[int, int, int]) -> None:
+    """They are means over all directions."""
+    expected = _reference_coupling(*of)
+    np.testing.assert_allclose(coupling(*of).numpy(), expected, atol=1e-12)
+
+
 def test_harmonics_of_degree_2_are_a_matrix() -> None:
     """That of a single neighbour is proportional to ``u u - 1/3``."""
     units = torch.from_numpy(_units(6))
@@ -129,7 +151,7 @@ def _weights(layer: Any) -> Dict[str, Array]:
 
 
 def _reference_layer(
-    backbone: Any, layer: Any, positions: Array, scalars: Array
+    backbone: Any, layer: Any, positions: Array, scalars: Array, n_triples: int
 ) -> Tuple[Array, Array]:
     """Scalars after a layer, and vectors, of a molecule, atom by atom."""
     weights = _weights(layer)
@@ -167,7 +189,17 @@ def _reference_layer(
             "mc,mab,bc->ac", density[4:9], matrices, density[1:4]
         )
         third = (turned * density[1:4]).sum(0) / 3.0**0.5
-        features = np.concatenate([scalars[i], density[0], *square, third])
+        further = [
+            np.einsum(
+                "abm,ac,bc,mc->c",
+                _reference_coupling(a, b, 2),
+                density[a * a : (a + 1) ** 2],
+                density[b * b : (b + 1) ** 2],
+                density[4:9],
+            )
+            for a, b in TRIPLES[1:n_triples]
+        ]
+        features = np.concatenate([scalars[i], density[0], *square, third, *further])
         update = weights["update.weight"] @ features + weights["update.bias"]
         hidden = weights["residual.0.weight"] @ update + weights["residual.0.bias"]
         hidden = hidden / (1.0 + np.exp(-hidden))
@@ -177,10 +209,12 @@ def _reference_layer(
     return np.array(new), np.array(vectors)
 
 
-def test_against_sums_over_pairs() -> None:
+@pytest.mark.parametrize("n_triples", [1, 3, 4])
+def test_against_sums_over_pairs(n_triples: int) -> None:
     """The features of both layers are what a calculation atom by atom gives, with the
     sums of the first layer taken for each element or for each atom."""
-    model = make_model("ace", pair_potential=False)
+    hypers = small_hypers("ace")["ace"] | {"n_triples": n_triples}
+    model = make_model("ace", pair_potential=False, ace=hypers)
     backbone = model.backbone
     atoms = random_cell(7, 4.5, pbc=(False, False, False), seed=2)
     types = torch.from_numpy(atoms.numbers).long()
@@ -188,16 +222,20 @@ def test_against_sums_over_pairs() -> None:
     scalars = backbone.embedding(species).detach().numpy()
     system = as_system(model, atoms)
     for layer in backbone.layers:
-        scalars, _ = _reference_layer(backbone, layer, atoms.positions, scalars)
+        scalars, _ = _reference_layer(
+            backbone, layer, atoms.positions, scalars, n_triples
+        )
     for by_element in (True, False):
         backbone.by_element = by_element
         found = backbone([system], ["feature"])["feature"].detach().numpy()
         np.testing.assert_allclose(found, scalars, rtol=1e-8, atol=1e-8)
 
 
-def test_vectors_rotate() -> None:
+@pytest.mark.parametrize("l_max", [2, 3])
+def test_vectors_rotate(l_max: int) -> None:
     """Products of densities are invariant, and vectors turn with the structure."""
-    products, harmonics = Products(3).double(), Harmonics(3).double()
+    products = Products(l_max, len(TRIPLES)).double()
+    harmonics = Harmonics(l_max).double()
     torch.manual_seed(0)
     vectors = torch.randn(6, 3, dtype=torch.float64)
     weights = torch.randn(4, 6, dtype=torch.float64)
@@ -206,7 +244,7 @@ def test_vectors_rotate() -> None:
     def evaluated(points: Tensor) -> Tuple[List[Tensor], List[Tensor]]:
         units = points / points.norm(dim=1, keepdim=True)
         density = torch.einsum("em,ce->mc", harmonics(units), weights)
-        found = products(density.unsqueeze(1), torch.ones(4, 1, 4).double())
+        found = products(density.unsqueeze(1), torch.ones(l_max + 1, 1, 4).double())
         return found.scalars, [found.density[1:4], products.turned(found.density)]
 
     scalars, tensors = evaluated(vectors)
@@ -349,7 +387,7 @@ def test_bounded(dtype: torch.dtype) -> None:
 
 def test_products_are_bounded() -> None:
     """However large densities are, and however small they stay as they are."""
-    products = Products(3).double()
+    products = Products(3, len(TRIPLES)).double()
     torch.manual_seed(0)
     density = torch.randn(16, 50, 4, dtype=torch.float64)
     limit = float(products.softening) ** -0.5
@@ -367,7 +405,7 @@ def test_compiled(l_max: int, n_force: int) -> None:
     """TorchScript gives the same, also alone in a structure, and for one output."""
     torch.manual_seed(0)
     hypers = small_hypers("ace")
-    hypers["ace"] |= {"l_max": l_max, "n_force_channels": n_force}
+    hypers["ace"] |= {"l_max": l_max, "n_force_channels": n_force, "n_triples": 4}
     backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
     backbone.add_output(ENERGY, "scalar", 1)
     backbone.add_output("dipole", "vector", 2)

@@ -7,13 +7,14 @@ are scalars only, sums over neighbours are those of :mod:`dualforce.nn.neighbors
 everything a layer makes is bounded, whatever the structure.
 """
 
-from typing import Dict, List, NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from .edge_forces import EdgeForceHead, EdgeForces, EdgeStressHead
-from .harmonics import Harmonics, degrees, traceless_matrices
+from .harmonics import Harmonics, coupling, degrees, traceless_matrices
 from .heads import (
     DIRECT_HEADS,
     NodeFeatures,
@@ -47,6 +48,11 @@ MAX_SPECIES = 8
 them."""
 
 
+TRIPLES = ((1, 1), (2, 2), (1, 3), (3, 3))
+"""Products of three densities: those of these degrees, coupled to degree 2, times that
+of degree 2."""
+
+
 class Invariants(NamedTuple):
     """What products of densities give."""
 
@@ -78,6 +84,48 @@ class TurnedVectors(nn.Module):
         return (matrix * density[1:4]).sum(1)
 
 
+class Triples(nn.Module):
+    """Products of three densities: of two, coupled to degree 2, with that of degree 2.
+
+    :param paths: degrees of the two.
+    """
+
+    first: Tensor
+    second: Tensor
+    matrix: Tensor
+
+    def __init__(self, paths: Sequence[Tuple[int, int]]) -> None:
+        super().__init__()
+        self.n_paths = len(paths)
+        first: List[int] = []
+        second: List[int] = []
+        columns: List[Tensor] = []
+        for path, (a, b) in enumerate(paths):
+            tensor = coupling(a, b, 2)
+            for i, j in torch.nonzero(tensor.abs().amax(2) > 1e-9).tolist():
+                if a == b and i > j:
+                    continue  # each product of two once
+                column = torch.zeros(self.n_paths, 5, dtype=torch.float64)
+                column[path] = tensor[i, j] * (2.0 if a == b and i < j else 1.0)
+                first.append(a * a + i)
+                second.append(b * b + j)
+                columns.append(column.flatten())
+        self.register_buffer("first", torch.tensor(first), persistent=False)
+        self.register_buffer("second", torch.tensor(second), persistent=False)
+        self.register_buffer("matrix", torch.stack(columns, 1), persistent=False)
+
+    def forward(self, density: Tensor) -> Tensor:
+        """
+        :param density: shape ``[(l_max + 1)^2, n_atoms, n_channels]``.
+        :return: shape ``[n_paths, n_atoms, n_channels]``.
+        """
+        first = density.index_select(0, self.first)
+        pairs = first * density.index_select(0, self.second)
+        coupled = self.matrix.to(density.dtype) @ pairs.flatten(1)
+        coupled = coupled.reshape(self.n_paths, 5, density.shape[1], density.shape[2])
+        return (coupled * density[4:9]).sum(1)
+
+
 class Products(nn.Module):
     r"""Softened densities and their products.
 
@@ -87,21 +135,26 @@ class Products(nn.Module):
         \quad \tilde A_0, |\tilde A_l|^2, \tilde A_1 T \tilde A_1
 
     where :math:`|A_l|^2` is the mean over ``m`` and :math:`T` is the density of degree
-    2 as a matrix. Densities far below :math:`1/\sqrt\epsilon` stay as they are; a
-    product of three stays finite in structures that no training set holds.
+    2 as a matrix, and further products of three. Densities far below
+    :math:`1/\sqrt\epsilon` stay as they are; a product of three stays finite in
+    structures that no training set holds.
 
     :param l_max: highest degree.
+    :param n_triples: products of three densities, the first ones of :data:`TRIPLES`;
+        those of degrees that are not there are left out.
     """
 
     softening: Tensor
     degrees: Tensor
     mean: Tensor
 
-    def __init__(self, l_max: int) -> None:
+    def __init__(self, l_max: int, n_triples: int) -> None:
         super().__init__()
         self.l_max = l_max
-        self.n_invariants = l_max + 1 + (1 if l_max > 1 else 0)
-        self.turned = TurnedVectors()
+        paths = [path for path in TRIPLES[:n_triples] if max(2, *path) <= l_max]
+        self.n_invariants = l_max + 1 + len(paths)
+        self.turned = TurnedVectors()  # the first of them
+        self.triples = nn.ModuleList(Triples(paths[1:]) for _ in paths[1:2])
         self.register_buffer("softening", torch.tensor(SOFTENING))
         degree = torch.tensor(degrees(l_max))
         self.register_buffer("degrees", degree, persistent=False)
@@ -128,6 +181,9 @@ class Products(nn.Module):
         if self.l_max > 1:
             product = self.turned(density)
             scalars.append((product * density[1:4]).sum(0) * 3.0**-0.5)
+        for triples in self.triples:
+            for triple in triples(density).unbind(0):
+                scalars.append(triple)
         return Invariants(scalars, density)
 
 
@@ -140,6 +196,7 @@ class Layer(nn.Module):
     :param n_channels: channels.
     :param n_radial: radial basis functions.
     :param l_max: highest degree.
+    :param n_triples: products of three densities, see :class:`Products`.
     :param n_neighbors: typical number of neighbours; sums are divided by its root.
     """
 
@@ -147,7 +204,12 @@ class Layer(nn.Module):
     limit: Tensor
 
     def __init__(
-        self, n_channels: int, n_radial: int, l_max: int, n_neighbors: float
+        self,
+        n_channels: int,
+        n_radial: int,
+        l_max: int,
+        n_triples: int,
+        n_neighbors: float,
     ) -> None:
         super().__init__()
         self.register_buffer("limit", torch.tensor(LIMIT), persistent=False)
@@ -161,7 +223,7 @@ class Layer(nn.Module):
             for _ in range(l_max + 1)
         )
         self.gates = nn.Linear(n_channels, (l_max + 1) * n_channels)
-        self.products = Products(l_max)
+        self.products = Products(l_max, n_triples)
         self.update = nn.Linear(
             (1 + self.products.n_invariants) * n_channels, n_channels
         )
@@ -279,7 +341,7 @@ class ACE(LayeredBackbone):
         self.owners = {}
         self.harmonics = Harmonics(l_max)
         layers: List[nn.Module] = [
-            Layer(n_channels, n_radial, l_max, self.n_neighbors)
+            Layer(n_channels, n_radial, l_max, hypers["n_triples"], self.n_neighbors)
             for _ in range(n_layers)
         ]
         self.set_layers(layers, hypers.get("n_direct_layers", n_layers))

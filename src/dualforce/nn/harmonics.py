@@ -1,5 +1,6 @@
 """Real spherical harmonics of unit vectors as polynomials."""
 
+import itertools
 import math
 from typing import List
 
@@ -73,6 +74,31 @@ def gradient_coefficients(degree: int) -> Tensor:
                     column = monomials.index(name.replace(letter, "", 1))
                     out[row, axis, column] += name.count(letter) * factor
     return out
+
+
+def _mean_on_sphere(name: str) -> float:
+    """Mean of a monomial of unit vectors over all directions."""
+    powers = [name.count(letter) for letter in "xyz"]
+    if any(power % 2 for power in powers):
+        return 0.0
+    odd_numbers = (math.prod(range(1, power, 2)) for power in powers)
+    return math.prod(odd_numbers) / math.prod(range(1, sum(powers) + 2, 2))
+
+
+def coupling(first: int, second: int, third: int) -> Tensor:
+    """What couples harmonics of three degrees, whose sum is even, to a scalar: the
+    mean of their product over all directions, scaled to a sum of squares of one.
+
+    :param first: the first degree, at most :data:`MAX_DEGREE`; likewise the others.
+    :return: shape ``[2 first + 1, 2 second + 1, 2 third + 1]``.
+    """
+    rows = [_POLYNOMIALS[n**2 : (n + 1) ** 2] for n in (first, second, third)]
+    out = torch.zeros([len(row) for row in rows], dtype=torch.float64)
+    for place in itertools.product(*(range(len(row)) for row in rows)):
+        terms = [row[index].items() for row, index in zip(rows, place, strict=True)]
+        for (a, f), (b, g), (c, h) in itertools.product(*terms):
+            out[place] += f * g * h * _mean_on_sphere(a + b + c)
+    return out / torch.linalg.vector_norm(out)
 
 
 class Harmonics(nn.Module):

@@ -65,6 +65,7 @@ RANGES: Dict[str, Range] = {
     "model.ace.n_*": COUNT,
     "model.ace.n_neighbors": POSITIVE,
     "model.ace.l_max": Range(least=1, most=3),
+    "model.ace.n_triples": Range(least=1, most=4),
     "model.pet.cutoff": POSITIVE,
     "model.pet.cutoff_width*": POSITIVE,
     "model.pet.num_neighbors_adaptive": POSITIVE,

@@ -62,6 +62,14 @@ def model_update_v3_v4(checkpoint: Dict[str, Any]) -> None:
     hypers["ace"].setdefault("n_force_channels", 0 if old else 16)
 
 
+def model_update_v4_v5(checkpoint: Dict[str, Any]) -> None:
+    """There was one product of three densities in ``ace``.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["model_data"]["model_hypers"]["ace"].setdefault("n_triples", 1)
+
+
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     """The same in the weights that a restart goes on from.
 
