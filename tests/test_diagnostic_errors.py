@@ -1,7 +1,7 @@
 """Forces as predicted, their errors, and the symmetries they break."""
 
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import ase.io
 import numpy as np
@@ -200,6 +200,29 @@ def test_frames_that_fail_are_named() -> None:
     frames = [molecule("H2O"), Atoms("FeO", [[0, 0, 0], [0, 0, 2]])]
     with pytest.raises(RuntimeError, match="frame 1 .*EMT failed on FeO"):
         evaluate_frames(source, C, frames)
+
+
+@pytest.mark.parametrize("kind", ["conservative", "direct"])
+def test_frames_are_evaluated_together(kind: Kind, folder: Path) -> None:
+    """A slab, a crystal and molecules, with the forces that each has alone; one that
+    fails is named."""
+    source = load_forces(str(folder / "hybrid.pt"))
+    frames = [
+        random_cell(8, 5.0),
+        random_cell(6, 6.0, seed=1, pbc=(True, True, False)),
+        molecule("CH3OH"),
+        molecule("H2O"),
+    ]
+    shares: List[float] = []
+    found = evaluate_frames(source, kind, frames, shares.append)
+    assert shares == [1.0]  # all at once
+    for atoms, evaluation in zip(frames, found, strict=True):
+        alone = predicted(source, kind, atoms)
+        np.testing.assert_allclose(evaluation.forces, alone.forces, atol=1e-9)
+        assert evaluation.energy == pytest.approx(alone.energy, abs=1e-9)
+    frames[2].positions[1] = np.nan
+    with pytest.raises(FloatingPointError, match="frame 27 .*: the positions of atoms"):
+        evaluate_frames(source, kind, frames, numbers=[4, 5, 27, 9])
 
 
 # --------------------------------------------------------------------------- symmetries

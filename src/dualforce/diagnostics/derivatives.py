@@ -39,7 +39,11 @@ def predicted(source: ForceSource, kind: Kind, atoms: ase.Atoms) -> Evaluation:
     :param atoms: structure.
     :raises ValueError, RuntimeError, FloatingPointError: as evaluations do.
     """
-    result = source.evaluate(kind, atoms)
+    return as_predicted(atoms, source.evaluate(kind, atoms))
+
+
+def as_predicted(atoms: ase.Atoms, result: Evaluation) -> Evaluation:
+    """An evaluation of a source with the net force put back, see :func:`predicted`."""
     if result.net_force is None:
         return result
     masses = atoms.get_masses()[:, None]

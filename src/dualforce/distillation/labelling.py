@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from tqdm import tqdm
 
 from ..forces import Evaluation
-from ..forces.metatomic import BATCH_ATOMS
+from ..forces.batches import BATCH_ATOMS
 from .teacher import Teacher
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Dict, List, Optional, Set, Tuple, Union
 
@@ -22,6 +22,7 @@ from metatomic.torch import (
 from torch import Tensor
 from vesin.metatomic import NeighborList
 
+from .batches import batches
 from .domain import TrainingDomain
 from .protocol import (
     Array,
@@ -39,9 +40,6 @@ from .protocol import (
 DIRECT_FORCE = ("non_conservative_force", "non_conservative_forces")
 """Names of the direct force; the second one is that of older models."""
 DIRECT_STRESS = "non_conservative_stress"
-
-BATCH_ATOMS = 1_000
-"""Atoms that are evaluated together, unless one structure has more."""
 
 WARM_UP_EVALUATIONS = 20
 """TorchScript compiles anew during about this many evaluations of a new model."""
@@ -207,9 +205,10 @@ class MetatomicForces(ForceSource):
     def evaluate_batch(
         self, kind: Kind, frames: Sequence[ase.Atoms], stress: bool = False
     ) -> List[Evaluation]:
-        """Forces of several structures, about :data:`BATCH_ATOMS` atoms at a time."""
+        """Forces of several structures, about :data:`.batches.BATCH_ATOMS` atoms
+        at a time."""
         results: List[Evaluation] = []
-        for batch in _batches(frames):
+        for batch in batches(frames):
             if kind == "conservative":
                 results += self._differentiate(batch, stress, [])[0]
                 continue
@@ -455,18 +454,6 @@ def _with_volume(system: System, atoms: ase.Atoms, cell: Tensor) -> System:
     for options in system.known_neighbor_lists():
         whole.add_neighbor_list(options, system.get_neighbor_list(options))
     return whole
-
-
-def _batches(frames: Sequence[ase.Atoms]) -> Iterator[List[ase.Atoms]]:
-    """Neighbours in the list, with not too many atoms."""
-    batch: List[ase.Atoms] = []
-    for atoms in frames:
-        if batch and sum(map(len, batch)) + len(atoms) > BATCH_ATOMS:
-            yield batch
-            batch = []
-        batch.append(atoms)
-    if batch:
-        yield batch
 
 
 def _evaluation(

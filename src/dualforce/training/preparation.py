@@ -2,7 +2,7 @@
 step."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
+from ..forces.batches import batches
 from .baselines import (
     Array,
     Predict,
@@ -42,9 +43,6 @@ run was interrupted."""
 OTHER_ZERO = 1.0
 """In eV per atom. Of a run that does not say what it was trained on, errors of energies
 that are larger, and go away with other baselines, are those of other data."""
-
-BATCH_ATOMS = 2_000
-"""Atoms whose energies are predicted together."""
 
 SAME_DATA = (
     "`--restart` goes on with an interrupted run on the same data; to train the model "
@@ -263,17 +261,6 @@ def _check_zero_of_energy(
             )
 
 
-def _batches(frames: Sequence[Frame]) -> Iterator[List[Frame]]:
-    batch: List[Frame] = []
-    for frame in frames:
-        if batch and sum(map(len, batch)) + len(frame) > BATCH_ATOMS:
-            yield batch
-            batch = []
-        batch.append(frame)
-    if batch:
-        yield batch
-
-
 def _predictor(model: DualForce) -> Predict:
     """Errors of energies that the model predicts."""
 
@@ -281,7 +268,7 @@ def _predictor(model: DualForce) -> Predict:
         scale = float(calibration_of(model, energy).scale.mean())
         model.eval()
         found = []
-        for batch in _batches(to_raw_units(model, list(frames))):
+        for batch in batches(to_raw_units(model, list(frames))):
             joined = collate(
                 batch, model.per_atom(), model.network_dtype(), model.interface.device
             )

@@ -8,8 +8,9 @@ import ase
 import numpy as np
 
 from ...forces import Array, Evaluation, ForceSource, Kind
+from ...forces.batches import batches
 from ..content import CAUTION, GOOD, Sentence, Table
-from ..derivatives import predicted
+from ..derivatives import as_predicted
 from ..findings import CONSERVATIVE, DIRECT, Findings
 from ..measure import Case, Measure, NotApplicable, Progress, silent
 from ..setup import Setup
@@ -70,7 +71,7 @@ def evaluate_frames(
     numbers: Optional[Sequence[int]] = None,
 ) -> List[Evaluation]:
     """Forces as predicted (:func:`~dualforce.diagnostics.derivatives.predicted`), and
-    energies where there are any, of structures.
+    energies where there are any, of structures, several at a time.
 
     :param source: source of forces.
     :param kind: kind of force.
@@ -80,15 +81,29 @@ def evaluate_frames(
     :raises ValueError, RuntimeError, FloatingPointError: as evaluations do, with the
         number of the frame.
     """
-    results = []
-    for index, atoms in enumerate(frames):
-        try:
-            results.append(predicted(source, kind, atoms))
-        except (ValueError, RuntimeError, FloatingPointError) as error:
-            number = index if numbers is None else numbers[index]
-            raise type(error)(f"frame {number} (counted from 0): {error}") from error
-        progress((index + 1) / len(frames))
-    return results
+    results: List[Evaluation] = []
+    for batch in batches(frames):
+        end = len(results) + len(batch)
+        here = (numbers or range(end))[len(results) : end]
+        results += _evaluate_together(source, kind, batch, here)
+        progress(len(results) / len(frames))
+    return [as_predicted(*each) for each in zip(frames, results, strict=True)]
+
+
+def _evaluate_together(
+    source: ForceSource, kind: Kind, frames: List[ase.Atoms], numbers: Sequence[int]
+) -> List[Evaluation]:
+    try:
+        return source.evaluate_batch(kind, frames)
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        if len(frames) > 1:
+            # One by one, to find out which it is.
+            found: List[Evaluation] = []
+            for atoms, number in zip(frames, numbers, strict=True):
+                found += _evaluate_together(source, kind, [atoms], [number])
+            return found
+        text = f"frame {numbers[0]} (counted from 0): {error}"
+        raise type(error)(text) from error
 
 
 def energy_errors(
