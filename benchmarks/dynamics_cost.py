@@ -36,7 +36,11 @@ from dualforce.md.settings import MDSettings
 
 
 TIMESTEP = 0.5 * units.fs
-N_INNER = 8
+N_INNER = 6
+"""What ``tune`` recommends for the model of the quickstart."""
+
+INTERVAL = 8 * N_INNER
+"""Steps of time between records."""
 
 
 def evaluations(
@@ -85,7 +89,7 @@ def runs(
     folder: Path,
     inside: Dict[int, CountedForces],
 ) -> Dict[str, Callable[[], float]]:
-    """Dynamics to compare, each with a log and a trajectory every 40 steps of time.
+    """Dynamics to compare, each with a log and a trajectory every 48 steps of time.
 
     :param inside: receives the forces of our runs, which count what evaluations take.
     """
@@ -102,13 +106,13 @@ def runs(
 
     for n_inner in (1, N_INNER):
         name = f"ours, M = {n_inner}"
-        options = files(40 // n_inner)
+        options = files(INTERVAL // n_inner)
         counted = CountedForces(forces)
         respa = RespaVelocityVerlet(atoms.copy(), TIMESTEP, counted, n_inner, **options)
         out[name] = run_of(respa, steps)
         inside[n_inner] = counted
     direct = RespaVelocityVerlet(
-        atoms.copy(), TIMESTEP, DirectOnly(forces), **files(40)
+        atoms.copy(), TIMESTEP, DirectOnly(forces), **files(INTERVAL)
     )
     out["ours, direct alone"] = run_of(direct, steps)
     for name, kind in (
@@ -120,7 +124,7 @@ def runs(
         stock.calc = MetatomicCalculator(
             model, non_conservative=kind, device=str(forces.device)
         )
-        out[name] = run_of(VelocityVerlet(stock, TIMESTEP, **files(40)), steps)
+        out[name] = run_of(VelocityVerlet(stock, TIMESTEP, **files(INTERVAL)), steps)
     return out
 
 
@@ -140,9 +144,9 @@ def _run_ipi(outer_steps: int) -> float:
 def ipi_runs(
     model: Path, atoms: ase.Atoms, steps: int, folder: Path, device: str
 ) -> Dict[str, Callable[[], float]]:
-    """i-PI with our driver and with its own, with its output every 40 steps of time;
+    """i-PI with our driver and with its own, with its output every 48 steps of time;
     each in a process of its own."""
-    settings = MDSettings(n_inner=N_INNER, interval=40, steps=10**9)
+    settings = MDSettings(n_inner=N_INNER, interval=INTERVAL, steps=10**9)
     files = ModelReference(model.absolute(), device=device)
     start = start_structure(atoms, settings)
 
@@ -192,7 +196,7 @@ def main() -> None:
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--ipi", action="store_true", help="also i-PI's drivers")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=144)
     arguments = parser.parse_args()
 
     atoms = repeated(ase.io.read(arguments.structure), arguments.atoms)
