@@ -91,7 +91,8 @@ ALONE = Candidate(
     heating=(0.0, 1.0),
     correction=None,
     growth=None,
-    ms_per_step=80.0,
+    ms_per_step=85.0,
+    conservative_ms=80.0,
     verdict="good",
 )
 RUNS = (

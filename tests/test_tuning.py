@@ -21,6 +21,7 @@ from dualforce.md.statistics import Estimate
 from dualforce.md.tuning import (
     CANDIDATES,
     MAX_FLUCTUATION,
+    Costs,
     Prediction,
     Tuning,
     _lengths,
@@ -62,7 +63,7 @@ def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     measured_costs = _Search.run_reference
 
     def too_optimistic(search: Any) -> None:
-        search._step_costs = tuple(cost / 5.0 for cost in search._step_costs)
+        search._step_costs = Costs(*(cost / 5.0 for cost in search._step_costs))
         measured_costs(search)
 
     monkeypatch.setattr(_Search, "run_reference", too_optimistic)
@@ -287,6 +288,19 @@ def test_advice(rows: List[Candidate], words: str) -> None:
     assert len(table(result).splitlines()) == 1 + len(rows)
 
 
+def test_speed() -> None:
+    """Beside the conservative force alone, which the run that predicts does not have
+    alone, and on a machine as fast as during each run."""
+    alone = replace(measured(n_inner=1), ms_per_step=30.0, conservative_ms=20.0)
+    slowed = replace(measured(n_inner=8), ms_per_step=16.0, conservative_ms=40.0)
+    longer = replace(alone, outer_step_fs=1.0)
+    result = Tuning(judge_all([alone, slowed]), 5.0, [], [])
+    speeds = [result.speed(each) for each in (alone, slowed, longer)]
+    assert speeds == pytest.approx([1.0, 2.5, 2.0])
+    rows = [line.split() for line in table(result).splitlines()]
+    assert [row[-4] for row in rows[1:]] == ["1.00", "2.50"]
+
+
 @pytest.mark.parametrize("drift", [0.1, NAN])
 def test_numbers_that_json_does_not_have(drift: float, tmp_path: Path) -> None:
     """Errors, and drifts, that are not known are null, and no hindrance to the plot."""
@@ -319,9 +333,9 @@ def test_conservative_force_that_is_slow() -> None:
         (1800.0, 320 * step, PICOSECOND),
         (600.0, 0.4 * 600.0 / 1.4 * step, PICOSECOND),
     ):
-        found = _lengths((0.01, 1.4), step, seconds)
+        found = _lengths(Costs(0.01, 1.4, 1.4), step, seconds)
         assert found == pytest.approx((reference, others))
-    fast = _lengths((0.001, 0.002), step, 60.0)
+    fast = _lengths(Costs(0.001, 0.002, 0.002), step, 60.0)
     assert fast[0] == fast[1] > PICOSECOND
 
 

@@ -524,14 +524,14 @@ def _as_check(result: Tuning, temperature: float) -> Check:
     tested = result.candidates[1:]
     first, best = result.candidates[0], result.best
     suits = [t.fs for t in result.timesteps if not t.is_too_long]
-    alone = first.ms_per_step / max(suits, default=first.timestep_fs)
+    longest = max(suits, default=first.timestep_fs)
     return Check(
         temperature,
         result.timestep_fs,
         result.recommended,
         best.known_drift[0] if best else None,
         result.correction,
-        alone / best.ms_per_fs if best else None,
+        result.speed(best) * first.timestep_fs / longest if best else None,
         advice(result),
         first.is_bad
         or any(each.is_good for each in tested)

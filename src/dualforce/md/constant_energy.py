@@ -62,6 +62,9 @@ class Candidate:
     fewer than 50 outer points."""
     ms_per_step: float
     """Wall time of an inner step, in ms."""
+    conservative_ms: float = float("nan")
+    """Wall time of a step with the conservative force alone while the machine is as
+    fast as it was during the run, in ms; NaN where that is not known."""
     verdict: str = ""
     """``good``, ``unclear``, or what is wrong (:func:`.acceptance.judge`)."""
 

@@ -3,9 +3,9 @@ with conservative forces, and runs at constant energy that confirm it."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import List, Optional, Tuple, Union
+from typing import List, NamedTuple, Optional, Tuple, Union
 
 import ase
 import numpy as np
@@ -34,6 +34,9 @@ FEW_STEPS = 320
 
 FEW_SHARE = 0.4
 """Of the time, at most, for these."""
+
+N_TIMINGS = 3
+"""Evaluations of each kind that are timed."""
 
 N_TESTS = 2
 """Candidates whose runs there is time for, where that allows runs of
@@ -115,6 +118,14 @@ class Tuning:
     def recommended(self) -> Optional[int]:
         """Number of inner steps of the best one."""
         return None if self.best is None else self.best.n_inner
+
+    def speed(self, candidate: Candidate) -> float:
+        """Simulated time for a time of the computer, relative to the conservative force
+        alone with the shortest timestep."""
+        if candidate.n_inner == 1:
+            return candidate.timestep_fs / self.candidates[0].timestep_fs
+        alone = candidate.conservative_ms / self.candidates[0].timestep_fs
+        return alone / candidate.ms_per_fs
 
     @property
     def timestep_fs(self) -> float:
@@ -218,7 +229,7 @@ def tune(
 
     report("preparing the model")
     forces.warm_up(atoms)
-    cost = _measure_costs(forces, atoms)[1]
+    cost = _measure_costs(forces, atoms).both
     limit = max(1, round(0.1 * seconds / cost))
     length, before = min(EQUILIBRATION, limit * shortest), time.perf_counter()
     counted = CountedForces(forces)
@@ -236,7 +247,7 @@ def tune(
     overhead = max(0.0, passed - model) / max(1, round(length / shortest))
     # A warm structure may have more neighbours than the one that was given.
     costs = _measure_costs(forces, start)
-    costs_of_steps = (costs[0] + overhead, costs[1] + overhead)
+    costs_of_steps = Costs(*(cost + overhead for cost in costs))
     search = _Search(
         forces,
         start,
@@ -253,20 +264,32 @@ def tune(
         search.confirm()
     return Tuning(
         search.candidates,
-        1000.0 * search.direct_seconds(costs[0]),
+        1000.0 * search.direct_seconds(costs.direct),
         search.predictions,
         search.timesteps,
     )
 
 
-def _measure_costs(forces: ForceSource, atoms: ase.Atoms) -> Tuple[float, float]:
-    """Seconds of a direct evaluation and of one of both forces."""
-    counted, moved = CountedForces(forces), atoms.copy()
-    for _ in range(3):
+class Costs(NamedTuple):
+    """Seconds of an evaluation, or of a step with it."""
+
+    direct: float
+    both: float
+    conservative: float
+
+
+def _measure_costs(forces: ForceSource, atoms: ase.Atoms) -> Costs:
+    """Medians of some evaluations, made in turn."""
+    moved, seconds = atoms.copy(), np.zeros((N_TIMINGS, 3))
+    for row in seconds:
         moved.positions = moved.positions + 1e-3
-        counted.direct(moved)
-        counted.both(moved)
-    return counted.direct_cost.mean, counted.conservative_cost.mean
+        for place, evaluate in enumerate(
+            (forces.direct, forces.both, forces.conservative)
+        ):
+            begin = time.perf_counter()
+            evaluate(moved)
+            row[place] = time.perf_counter() - begin
+    return Costs(*np.median(seconds, axis=0).tolist())
 
 
 class _Search:
@@ -274,7 +297,7 @@ class _Search:
 
     :param start: equilibrated structure, from which all runs start.
     :param timesteps: inner steps in rising order, in ASE's unit of time.
-    :param costs: seconds of a step with the direct force and with both.
+    :param costs: seconds of a step with each evaluation.
     :param deadline: reading of :func:`time.perf_counter` at which to stop.
     """
 
@@ -284,7 +307,7 @@ class _Search:
         start: ase.Atoms,
         timesteps: Sequence[float],
         tolerance: float,
-        costs: Tuple[float, float],
+        costs: Costs,
         deadline: float,
         report: Callable[[str, float], None],
     ) -> None:
@@ -302,7 +325,21 @@ class _Search:
     def candidates(self) -> List[Candidate]:
         """What the runs have shown, judged, in rising order of outer steps, that of the
         conservative force first."""
-        return judge_all([run.candidate() for run in self._sorted()], self._tolerance)
+        found = [
+            replace(run.candidate(), conservative_ms=1000.0 * self._alone(run))
+            for run in self._sorted()
+        ]
+        return judge_all(found, self._tolerance)
+
+    def _alone(self, run: ConstantEnergyRun) -> float:
+        """Seconds that a step with the conservative force alone takes while the machine
+        is as fast as it was during a run."""
+        cost = self._costs[self._runs.index(run)].conservative_cost
+        costs = self._step_costs
+        if not cost.calls:
+            return costs.conservative
+        both = cost.mean + float(np.median(self._overheads()))
+        return both * costs.conservative / costs.both
 
     def _sorted(self) -> List[ConstantEnergyRun]:
         return sorted(self._runs, key=lambda run: (run.n_inner > 1, run.run.dt))
@@ -322,7 +359,7 @@ class _Search:
         run = ReferenceRun(self._start, timestep, counted)
         least = min(length, MIN_LENGTH_PS * PICOSECOND)
         self._add(run, counted, least)
-        planned = begin + length * costs[1] / timestep
+        planned = begin + length * costs.both / timestep
         if length > least and run.failed is None:
             self._advance(run, length - least, min(planned, self._deadline))
             self._length = run.run.get_time()
@@ -357,10 +394,9 @@ class _Search:
             )
 
     def _speed(self, timestep: float, n_inner: int) -> float:
-        direct, both = self._step_costs
-        both = max(both, direct)
-        per_step = direct + (both - direct) / n_inner
-        return (both / self._timesteps[0]) / (per_step / timestep)
+        costs = self._step_costs
+        per_step = costs.direct + max(0.0, costs.both - costs.direct) / n_inner
+        return (costs.conservative / self._timesteps[0]) / (per_step / timestep)
 
     def _promising(self, predictions: Sequence[Prediction]) -> List[Prediction]:
         """Predictions for a timestep, up to the last good one."""
@@ -466,18 +502,17 @@ class _Search:
         ]
 
 
-def _lengths(
-    costs: Tuple[float, float], timestep: float, seconds: float
-) -> Tuple[float, float]:
+def _lengths(costs: Costs, timestep: float, seconds: float) -> Tuple[float, float]:
     """Simulated time of the run with conservative forces and of the others, in ASE's
     unit of time.
 
-    :param costs: seconds of a step with the direct force and with both.
+    :param costs: seconds of a step with each evaluation.
     :param timestep: inner step, in ASE's unit of time.
     :param seconds: wall time for all of them.
     """
     wanted = MIN_LENGTH_PS * PICOSECOND
-    reference, test = costs[1] / timestep, (costs[0] + costs[1]) / (2.0 * timestep)
+    reference = costs.both / timestep
+    test = (costs.direct + costs.both) / (2.0 * timestep)
     longest = seconds / (reference + N_TESTS * test)
     # Shorter runs decide nothing: rather leave out the second test.
     length = max(longest, min(wanted, seconds / (reference + test)))

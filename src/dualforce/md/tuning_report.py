@@ -117,7 +117,9 @@ def predictions(result: Tuning) -> str:
 
 
 def _row(candidate: Candidate, result: Tuning) -> Tuple[str, ...]:
-    milliseconds = candidate.ms_per_step
+    # The run with conservative forces evaluates both.
+    is_first = candidate.n_inner == 1
+    milliseconds = candidate.conservative_ms if is_first else candidate.ms_per_step
     return (
         f"{candidate.timestep_fs:g}",
         f"{candidate.n_inner}",
@@ -128,7 +130,7 @@ def _row(candidate: Candidate, result: Tuning) -> Tuple[str, ...]:
         f"{candidate.fluctuation:.3f}",
         _estimate(candidate.heating, 0),
         f"{milliseconds:.2f}",
-        f"{result.candidates[0].ms_per_fs / candidate.ms_per_fs:.2f}",
+        f"{result.speed(candidate):.2f}",
         f"{result.direct_ms_per_step / milliseconds:.2f}",
         "" if candidate.correction is None else f"{candidate.correction:.0f}",
         candidate.verdict,
@@ -253,7 +255,7 @@ def _plot(result: Tuning, path: Path) -> None:
     left.set_yscale("symlog", linthresh=TOLERANCE)
     right.plot(
         [row.outer_step_fs for row in rows],
-        [rows[0].ms_per_fs / row.ms_per_fs for row in rows],
+        [result.speed(row) for row in rows],
         "o",
         color="black",
         label="runs",
