@@ -299,6 +299,10 @@ def test_speed() -> None:
     assert speeds == pytest.approx([1.0, 2.5, 2.0])
     rows = [line.split() for line in table(result).splitlines()]
     assert [row[-4] for row in rows[1:]] == ["1.00", "2.50"]
+    assert "slower than the conservative force alone" not in advice(result)
+    slow = replace(slowed, conservative_ms=15.0)
+    words = advice(Tuning(judge_all([alone, slow]), 5.0, [], []))
+    assert "slower than the conservative force alone (M = 1)" in words
 
 
 @pytest.mark.parametrize("drift", [0.1, NAN])

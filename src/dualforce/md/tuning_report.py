@@ -164,6 +164,11 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
         )
     else:
         lines.append(_too_short(result.candidates, tolerance))
+    if best is not None and result.speed(best) < 1.0:
+        lines.append(
+            "It is slower than the conservative force alone (M = 1): the direct force "
+            "takes too long to pay."
+        )
     if is_drifting(first.drift, tolerance):
         lines.append(
             f"The conservative force itself drifts by {first.drift[0]:.2g} "
