@@ -14,8 +14,8 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from tqdm import tqdm
 
+from ..batches import BATCH_ATOMS
 from ..forces import Evaluation
-from ..forces.batches import BATCH_ATOMS
 from .teacher import Teacher
 
 

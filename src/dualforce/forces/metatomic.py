@@ -22,7 +22,7 @@ from metatomic.torch import (
 from torch import Tensor
 from vesin.metatomic import NeighborList
 
-from .batches import batches
+from ..batches import batches
 from .domain import TrainingDomain
 from .protocol import (
     Array,
@@ -205,8 +205,7 @@ class MetatomicForces(ForceSource):
     def evaluate_batch(
         self, kind: Kind, frames: Sequence[ase.Atoms], stress: bool = False
     ) -> List[Evaluation]:
-        """Forces of several structures, about :data:`.batches.BATCH_ATOMS` atoms
-        at a time."""
+        """Forces of several structures, some at a time (:mod:`dualforce.batches`)."""
         results: List[Evaluation] = []
         for batch in batches(frames):
             if kind == "conservative":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from ..forces.batches import batches
+from ..batches import batches
 from .baselines import (
     Array,
     Predict,

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional
 import ase
 import numpy as np
 
+from ...batches import batches
 from ...forces import Array, Evaluation, ForceSource, Kind
-from ...forces.batches import batches
 from ..content import CAUTION, GOOD, Sentence, Table
 from ..derivatives import as_predicted
 from ..findings import CONSERVATIVE, DIRECT, Findings
