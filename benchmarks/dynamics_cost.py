@@ -147,7 +147,7 @@ def ipi_runs(
     """i-PI with our driver and with its own, with its output every 48 steps of time;
     each in a process of its own."""
     settings = MDSettings(n_inner=N_INNER, interval=INTERVAL, steps=10**9)
-    files = ModelReference(model.absolute(), device=device)
+    files = ModelReference(str(model.absolute()), device=device)
     start = start_structure(atoms, settings)
 
     def timer(number: int, stock: bool, threading: bool) -> Callable[[], float]:
@@ -205,8 +205,8 @@ def main() -> None:
         arguments.model, device="cuda" if arguments.cuda else "cpu"
     )
     device = torch.cuda.get_device_name() if arguments.cuda else "CPU"
-    print(f"{len(atoms)} atoms, {device}, {torch.get_num_threads()} threads")
-    print(f"warm-up of TorchScript: {forces.warm_up(atoms):.1f} s\n")
+    print(f"{len(atoms)} atoms, {device}, {torch.get_num_threads()} threads\n")
+    forces.warm_up(atoms)
     with TemporaryDirectory() as folder:
         inside: Dict[int, CountedForces] = {}
         timers = runs(
