@@ -48,7 +48,7 @@ class ACEHypers(TypedDict):
     """Highest degree of the spherical harmonics of neighbours, 1 to 3."""
     n_triples: int = 1
     """Products of three densities of neighbours, 1 to 4. More of them resolve more
-    angles, in a twentieth more time."""
+    angles, and take longer."""
     n_force_channels: int = 16
     """Channels of the forces along edges that direct forces and stresses are made of. 0
     makes them of vectors of atoms, as earlier versions did: less accurate."""
