@@ -89,7 +89,7 @@ def runs(
     folder: Path,
     inside: Dict[int, CountedForces],
 ) -> Dict[str, Callable[[], float]]:
-    """Dynamics to compare, each with a log and a trajectory every 48 steps of time.
+    """Dynamics to compare, each with log and trajectory every :data:`INTERVAL` steps.
 
     :param inside: receives the forces of our runs, which count what evaluations take.
     """
@@ -144,7 +144,7 @@ def _run_ipi(outer_steps: int) -> float:
 def ipi_runs(
     model: Path, atoms: ase.Atoms, steps: int, folder: Path, device: str
 ) -> Dict[str, Callable[[], float]]:
-    """i-PI with our driver and with its own, with its output every 48 steps of time;
+    """i-PI with our driver and with its own, with output every :data:`INTERVAL` steps;
     each in a process of its own."""
     settings = MDSettings(n_inner=N_INNER, interval=INTERVAL, steps=10**9)
     files = ModelReference(str(model.absolute()), device=device)

@@ -25,6 +25,7 @@ from dualforce.md.tuning import (
     Prediction,
     Tuning,
     _lengths,
+    _measure_costs,
     _Search,
     next_candidate,
     tune,
@@ -286,6 +287,23 @@ def test_advice(rows: List[Candidate], words: str) -> None:
     result = Tuning(judged, 5.0, [], [])
     assert words in advice(result)
     assert len(table(result).splitlines()) == 1 + len(rows)
+
+
+def test_timed_evaluations_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each at positions of its own: calculators keep what they have found."""
+    atoms, forces = argon(curl=0.0002)
+    seen: List[bytes] = []
+    for name in ("direct", "both", "conservative"):
+        evaluate = getattr(forces, name)
+
+        def noting(at: Any, *more: Any, act: Any = evaluate) -> Any:
+            seen.append(at.positions.tobytes())
+            return act(at, *more)
+
+        monkeypatch.setattr(forces, name, noting)
+    _measure_costs(forces, atoms)
+    alone = [each for each in seen if seen.count(each) == 1]
+    assert len(alone) >= 6  # `both` may be made of the two others
 
 
 def test_speed() -> None:
