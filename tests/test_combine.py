@@ -35,6 +35,7 @@ from test_export import run
 
 from dualforce.cli import main
 from dualforce.distillation import combine, combine_files
+from dualforce.distillation.teacher import load_teacher
 from dualforce.forces import MetatomicForces
 from dualforce.forces.domain import KEY, TrainingDomain
 
@@ -337,6 +338,14 @@ def test_models_that_do_not_fit(changes: Dict[str, Any], message: str) -> None:
     given = {"outputs": {FORCE: "eV/Angstrom"}, **changes}
     with pytest.raises(ValueError, match=message):
         combine(make_model().export(), wrap(Springs(3.0), **given))
+
+
+def test_teacher_without_a_length_unit(tmp_path: Path) -> None:
+    """It is refused before it labels anything."""
+    path = str(tmp_path / "teacher.pt")
+    wrap(Forbidden(), {ENERGY: "eV"}, length_unit="").save(path)
+    with pytest.raises(ValueError, match="the teacher does not say its length unit"):
+        load_teacher(path, tmp_path)
 
 
 def test_teacher_without_energy() -> None:

@@ -249,13 +249,22 @@ def _check_outputs(
         )
 
 
+def check_length_unit(role: str, unit: str) -> None:
+    """
+    :param role: what the model is, for the message.
+    :param unit: as the model says it.
+    :raises ValueError: if it says none.
+    """
+    if not unit:
+        raise ValueError(
+            f"the {role} does not say its length unit: export it again with one"
+        )
+
+
 def _length(teacher_unit: str, student_unit: str) -> float:
     """The student's length unit in those of the teacher."""
-    for role, unit in (("teacher", teacher_unit), ("student", student_unit)):
-        if not unit:
-            raise ValueError(
-                f"the {role} does not say its length unit: export it again with one"
-            )
+    check_length_unit("teacher", teacher_unit)
+    check_length_unit("student", student_unit)
     return float(unit_conversion_factor(student_unit, teacher_unit))
 
 

@@ -10,8 +10,9 @@ from typing import Optional
 import ase
 from metatrain.utils.io import load_model as load_checkpoint
 
-from ..forces import ForceSource, load_forces, names_calculator
+from ..forces import ForceSource, MetatomicForces, load_forces, names_calculator
 from ..writing import replacing
+from .combine import check_length_unit
 
 
 HASH_LENGTH = 12
@@ -63,13 +64,17 @@ def load_teacher(source: str, folder: Path, device: Optional[str] = None) -> Tea
     :param device: torch device of metatomic models, by default the best.
     :raises FileNotFoundError: if there is no such file.
     :raises ImportError: if there is no such module or callable.
-    :raises ValueError: if it is none of these.
+    :raises ValueError: if it is none of these, or does not say its length unit.
     """
     path = Path(source)
     if names_calculator(source):
         return Teacher(source, load_forces(source), None)
     if path.suffix != ".ckpt" or not path.is_file():
-        return Teacher(source, load_forces(path, device=device), path)
+        forces = load_forces(path, device=device)
+        if isinstance(forces, MetatomicForces):
+            # Before hours of labels, not where the models are combined.
+            check_length_unit("teacher", forces.length_unit)
+        return Teacher(source, forces, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     exported = _export(path, folder / f"teacher-{digest[:HASH_LENGTH]}.pt")
     forces = load_forces(exported, device=device)

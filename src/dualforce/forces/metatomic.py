@@ -102,6 +102,8 @@ class MetatomicForces(ForceSource):
             model = loaded
         capabilities = model.capabilities()
         self.outputs: Dict[str, ModelOutput] = capabilities.outputs
+        self.length_unit: str = capabilities.length_unit
+        """As the model says it; empty where it says none."""
         self.elements = frozenset(capabilities.atomic_types)
         self.domain = TrainingDomain.from_extra(model.metadata().extra)
         self._device = _pick_device(capabilities.supported_devices, device, self.name)
