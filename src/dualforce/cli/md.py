@@ -50,11 +50,12 @@ def md(
     """Run molecular dynamics of STRUCTURE with MODEL.
 
     MODEL is an exported model (model.pt), module:callable (file.py:callable) for what
-    returns a calculator of ASE, or a folder of `dualforce accelerate`, which brings a
-    STRUCTURE, a temperature, timestep and M along. Direct forces act in every step,
-    conservative ones in every M-th (--inner). The folder receives trajectory.extxyz,
-    log.csv, final.extxyz and a checkpoint; Ctrl-C leaves a run that the same command
-    with --resume continues. With a larger --steps, --resume extends a run.
+    returns a calculator of ASE, the name of a package's model (sevennet-0, mace:FILE),
+    or a folder of `dualforce accelerate`, which brings a STRUCTURE, a temperature,
+    timestep and M along. Direct forces act in every step, conservative ones in every
+    M-th (--inner). The folder receives trajectory.extxyz, log.csv, final.extxyz and a
+    checkpoint; Ctrl-C leaves a run that the same command with --resume continues. With
+    a larger --steps, --resume extends a run.
     """
     outcome = run_md(
         model.load(),
