@@ -75,15 +75,15 @@ def gas(molecule: ase.Atoms) -> ase.Atoms:
 
 
 def one_each(forces: ForceSource, atoms: ase.Atoms) -> Dict[str, float]:
-    """Seconds of each kind of evaluation."""
+    """Seconds of processor time of each kind of evaluation."""
     kinds = {"conservative": forces.conservative}
     if forces.has_direct:
         kinds |= {"direct": forces.direct, "both": forces.both}
     seconds = {}
     for name, evaluate in kinds.items():
-        start = time.perf_counter()
+        start = time.process_time()
         evaluate(atoms)
-        seconds[name] = time.perf_counter() - start
+        seconds[name] = time.process_time() - start
     return seconds
 
 
@@ -179,14 +179,16 @@ def main() -> None:
     parser.add_argument("--beside", required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    forces, beside = load_forces(arguments.model), load_forces(arguments.beside)
+    forces = load_forces(arguments.model)
+    # Some calculators keep the number of atoms they have seen first.
+    anew, beside = load_forces(arguments.model), load_forces(arguments.beside)
     frames = ase.io.read(arguments.data / "acetylacetone-300K.xyz", ":")
     hot = ase.io.read(arguments.data / "acetylacetone-600K.xyz", ":")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[arguments.name] = {
         "300 K": rms_errors(forces, frames[HELD_OUT]),
         "600 K": rms_errors(forces, hot),
-        "cost": costs(forces, beside, frames[0]),
+        "cost": costs(anew, beside, frames[0]),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     (DOCS / "front.md").write_text("\n".join(table(results)) + "\n")
