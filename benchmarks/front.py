@@ -115,11 +115,12 @@ def table(results: Dict[str, Any]) -> List[str]:
     lines = [
         "# Error and cost",
         "",
-        "Potentials trained for the same time of one core on 450 frames of "
-        "acetylacetone at 300 K, and what their steps cost on one core (27 molecules, "
-        "medians), relative to the conservative force of `ace`. Root mean square "
-        "errors of conservative and direct force in meV/Å. "
-        f"M = {N_INNER} has the error of the conservative force.",
+        "Potentials trained for 15 minutes of one core on 450 frames of acetylacetone "
+        "at 300 K ([how](../recipe.md#error-against-cost)), and processor time of a "
+        "step of 27 molecules, relative to the conservative force of `ace` (medians, "
+        "taken by turns). Root mean square errors of conservative and direct force in "
+        f"meV/Å; M = {N_INNER} has the error of the conservative force. "
+        "`python benchmarks/front.py DATA NAME MODEL --beside ACE.pt`.",
         "",
         "| potential | 300 K, conservative | direct | 600 K, conservative | direct | "
         f"cost, conservative | M = {N_INNER} | direct | conservative, µs/atom |",
@@ -155,7 +156,7 @@ def draw(results: Dict[str, Any], path: Path) -> None:
                 ax.plot(cost, error, marker, color=color)
             ax.plot([], [], "o", color=color, label=name)
         ax.set(xscale="log", yscale="log", title=title)
-        ax.set_xlabel("time of a step / conservative `ace`")
+        ax.set_xlabel("time of a step / conservative force of ace")
         ax.set_ylabel("RMS error of the force, meV/Å")
         ax.grid(which="both", alpha=0.3)
     for mode, marker in MODES.items():
