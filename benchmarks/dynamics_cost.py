@@ -37,7 +37,7 @@ from dualforce.md.settings import MDSettings
 
 TIMESTEP = 0.5 * units.fs
 N_INNER = 6
-"""``tune`` recommends 6 or 7 for the model of the quickstart."""
+"""``tune`` recommends 6 to 8 for the model of the quickstart."""
 
 INTERVAL = 8 * N_INNER
 """Steps of time between records."""
