@@ -34,8 +34,7 @@ from metatomic_ase import MetatomicCalculator
 from test_export import run
 
 from dualforce.cli import main
-from dualforce.distillation import combine, combine_files
-from dualforce.distillation.teacher import load_teacher
+from dualforce.distillation import combine, combine_files, teacher
 from dualforce.forces import MetatomicForces
 from dualforce.forces.domain import KEY, TrainingDomain
 
@@ -340,12 +339,17 @@ def test_models_that_do_not_fit(changes: Dict[str, Any], message: str) -> None:
         combine(make_model().export(), wrap(Springs(3.0), **given))
 
 
-def test_teacher_without_a_length_unit(tmp_path: Path) -> None:
-    """It is refused before it labels anything."""
-    path = str(tmp_path / "teacher.pt")
-    wrap(Forbidden(), {ENERGY: "eV"}, length_unit="").save(path)
+@pytest.mark.parametrize("source", ["exported.pt", "teacher.ckpt"])
+def test_teacher_without_a_length_unit(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before it labels anything, exported or not."""
+    exported = tmp_path / "exported.pt"
+    wrap(Forbidden(), {ENERGY: "eV"}, length_unit="").save(str(exported))
+    (tmp_path / "teacher.ckpt").touch()
+    monkeypatch.setattr(teacher, "_export", lambda *_: exported)
     with pytest.raises(ValueError, match="the teacher does not say its length unit"):
-        load_teacher(path, tmp_path)
+        teacher.load_teacher(str(tmp_path / source), tmp_path)
 
 
 def test_teacher_without_energy() -> None:

@@ -69,17 +69,18 @@ def load_teacher(source: str, folder: Path, device: Optional[str] = None) -> Tea
     path = Path(source)
     if names_calculator(source):
         return Teacher(source, load_forces(source), None)
-    if path.suffix != ".ckpt" or not path.is_file():
-        forces = load_forces(path, device=device)
-        if isinstance(forces, MetatomicForces):
-            # Before hours of labels, not where the models are combined.
-            check_length_unit("teacher", forces.length_unit)
-        return Teacher(source, forces, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    exported = _export(path, folder / f"teacher-{digest[:HASH_LENGTH]}.pt")
+    is_checkpoint = path.suffix == ".ckpt" and path.is_file()
+    exported = path
+    if is_checkpoint:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        exported = _export(path, folder / f"teacher-{digest[:HASH_LENGTH]}.pt")
     forces = load_forces(exported, device=device)
-    # Exporting the same checkpoint again gives another file.
-    forces.digest = digest
+    if isinstance(forces, MetatomicForces):
+        # Before hours of labels, not where the models are combined.
+        check_length_unit("teacher", forces.length_unit)
+    if is_checkpoint:
+        # Exporting the same checkpoint again gives another file.
+        forces.digest = digest
     return Teacher(source, forces, exported)
 
 
