@@ -59,7 +59,7 @@ def test_guard_shortens_and_lengthens(caplog: pytest.LogCaptureFixture) -> None:
     and has its length again afterwards; a step of ASE stays as long."""
     atoms, forces = argon()
     spoiled = Spoiled(forces)
-    guard = Guard(shorten=True, window=4, factor=6.0)
+    guard = Guard(shorten=True, window=4, factor=4.0)
     run = RespaVelocityVerlet(atoms, 0.5 * units.fs, spoiled, 12, guard=guard)
     lengths: List[int] = []
     for step in range(26):
@@ -79,18 +79,35 @@ def test_guard_shortens_and_lengthens(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_guard_warns_only(caplog: pytest.LogCaptureFixture) -> None:
-    """Unless it may do more, once for each excursion."""
+    """Unless it may do more, and again of what is worse by its factor."""
     guard = Guard(window=3)
-    for correction in (1.0, 1.2, 0.8, 1.4, 2.0, 3.0):
+    for correction in (1.0, 1.2, 0.8, 1.4, 2.0, 2.9, 1.0, 1.0, 1.0, 1.0, 2.0):
         assert guard.watch(correction, 8) == 8
         assert guard.end_step(8) == 8
     assert len(caplog.records) == 1
     assert "by 2000 meV/Å (RMS), usually by 1000" in caplog.text
-    for correction in (1.0, 1.0, 1.0):
-        guard.watch(correction, 8)
-        guard.end_step(8)
-    guard.watch(2.0, 8)
+    guard.watch(3.1, 8)
     assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("n_atoms", [6, 15, 96, 1000])
+def test_range_of_few_atoms_is_wider(n_atoms: int) -> None:
+    """Where nothing is wrong few structures leave it: here each molecule of three atoms
+    has a correction of its own, and all of them the same distribution."""
+    rng = np.random.default_rng(0)
+    molecules = rng.chisquare(3, size=(4000, max(1, n_atoms // 3)))
+    corrections = np.sqrt(molecules.mean(1) / 3.0)
+    guard = Guard(usual=1.0, n_atoms=n_atoms)
+    share = np.mean([guard.is_out_of_range(c) for c in corrections])
+    assert share < 0.002
+    assert guard.is_out_of_range(1.6 if n_atoms >= 96 else 3.1)
+
+
+def test_integrators_tell_the_number_of_atoms() -> None:
+    """On which the range depends."""
+    atoms, forces = argon()
+    run = RespaVelocityVerlet(atoms, 0.5 * units.fs, forces, 2)
+    assert run.guard.n_atoms == len(atoms)
 
 
 def test_guard_knows_what_is_usual(caplog: pytest.LogCaptureFixture) -> None:

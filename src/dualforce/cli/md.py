@@ -20,9 +20,10 @@ from .md_options import settings_options
     "--guard",
     type=click.Choice(["warn", "shorten"]),
     help="What to do while conservative and direct force differ more than usual: more "
-    "than half again what `dualforce tune` found, or the first outer points. If not "
-    "given, shorten (M goes down, to conservative steps if need be) with a folder of "
-    "`dualforce accelerate`, otherwise warn.",
+    "than half again what `dualforce tune` found, or the first outer points; of few "
+    "atoms, which fluctuate, by more. If not given, shorten (M goes down, to "
+    "conservative steps if need be) with a folder of `dualforce accelerate`, otherwise "
+    "warn.",
 )
 @click.option(
     "--collect",

@@ -146,6 +146,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         """Inner steps between outer points at present, at most; the guard may shorten
         it."""
         self.guard = guard or Guard(usual=forces.usual_correction)
+        self.guard.n_atoms = len(atoms)
         self.last_good = Path(last_good)
         self.heat = 0.0
         """Energy received from thermostat and barostat, in eV."""
@@ -211,7 +212,7 @@ class RespaVelocityVerlet(MolecularDynamics):
             "start_conserved": self.start_conserved,
             "corrections": list(guard.corrections),
             "allowed": list(guard.allowed),
-            "warned": guard.warned,
+            "reported": guard.reported,
         }
         for kind in ("conservative", "direct"):
             evaluation: Optional[Evaluation] = getattr(point, kind)
@@ -237,7 +238,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.start_conserved = state["start_conserved"]
         self.guard.corrections = list(state["corrections"])
         self.guard.allowed = list(state["allowed"])
-        self.guard.warned = state["warned"]
+        self.guard.reported = state.get("reported", 0.0)
         evaluations = [
             Evaluation(state[f"{kind}_forces"], energy, state[f"{kind}_stress"])
             if f"{kind}_forces" in state

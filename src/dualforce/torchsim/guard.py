@@ -6,6 +6,7 @@ from typing import List
 import torch
 from torch import Tensor
 
+from ..md.guard import wider
 from .state import RespaState
 
 
@@ -21,19 +22,21 @@ def watch(state: RespaState, factor: float) -> None:
     """Take note of an outer point of every replica, as
     :class:`~dualforce.Guard` does of one.
 
-    The usual correction of a replica is the median of its own first ones; where it is
-    exceeded ``factor`` times, a warning names the replica, once until the correction
-    has been in range for as many points as make the median.
+    The usual correction of a replica is the median of its own first ones. Where its
+    range ends a warning names the replica, and again where the correction exceeds the
+    largest reported one ``factor`` times.
 
     :param state: replicas at an outer point, which are changed.
-    :param factor: the usual range ends at this multiple of the usual correction.
+    :param factor: the usual range ends at this multiple of the usual correction, with
+        few atoms farther out.
     """
     correction, window = state.correction, state.corrections.shape[1]
     seen = (~state.corrections.isnan()).sum(1)
-    learning = seen < window
     usual = state.corrections.quantile(0.5, dim=1)  # NaN until the window is full
-    out = (correction > factor * usual) & ~state.failed
-    for index in _indices(out & ~state.warned):
+    ends = [wider(factor, int(n)) for n in state.n_atoms_per_system]
+    out = (correction > usual * usual.new_tensor(ends)) & ~state.failed
+    news = out & (correction > factor * state.reported)
+    for index in _indices(news):
         logging.warning(
             f"{name_of(state, index)}: conservative and direct force differ by "
             f"{1000 * float(correction[index]):.0f} meV/Å (RMS), usually by "
@@ -42,10 +45,7 @@ def watch(state: RespaState, factor: float) -> None:
     slot = torch.arange(window, device=seen.device) == seen.unsqueeze(1)
     slot = slot & ~state.failed.unsqueeze(1)
     state.corrections = torch.where(slot, correction.unsqueeze(1), state.corrections)
-    in_range = torch.where(out, 0, state.in_range + (~learning).long())
-    again = in_range >= window
-    state.in_range = torch.where(again, 0, in_range)
-    state.warned = (state.warned | out) & ~again
+    state.reported = torch.where(news, correction, state.reported)
 
 
 def stop(state: RespaState, bad: Tensor, reasons: List[str]) -> None:

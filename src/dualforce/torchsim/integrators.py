@@ -159,8 +159,7 @@ def _start(
         outer_steps=counts,
         failed=counts > 0,
         corrections=zeros.new_full((len(zeros), window), torch.nan),
-        in_range=counts,
-        warned=counts > 0,
+        reported=zeros,
     )
     started.system_extras.setdefault("replica", torch.arange(len(counts)).to(counts))
     _keep_extras(started, results)

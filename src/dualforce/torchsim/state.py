@@ -58,11 +58,8 @@ class RespaState(MDState):
     corrections: Tensor
     """Root mean squares of the correction at the first outer points, in eV/Å, shape
     ``[n_systems, window]``; NaN where they are still to come."""
-    in_range: Tensor
-    """Outer points since the correction was last out of range, shape ``[n_systems]``.
-    """
-    warned: Tensor
-    """Whether the present excursion has been reported, shape ``[n_systems]``."""
+    reported: Tensor
+    """The largest correction that has been reported, in eV/Å, shape ``[n_systems]``."""
 
     _atom_attributes = {*MDState._atom_attributes, "direct_forces"}
     _system_attributes = {
@@ -72,8 +69,7 @@ class RespaState(MDState):
         "outer_steps",
         "failed",
         "corrections",
-        "in_range",
-        "warned",
+        "reported",
     }
 
     def get_number_of_degrees_of_freedom(self) -> Tensor:
