@@ -8,6 +8,7 @@ from typing import Dict, Literal, Optional, Union
 
 import ase
 
+from ..forces.extensions import check_without_python
 from ..md import MDSettings, start_structure
 from ..md.structures import check_structure
 from . import ase_script, ipi, lammps, openmm, torchsim
@@ -62,6 +63,8 @@ def write_inputs(
         if engine != "torchsim":
             raise ValueError(f"--replicas is for torchsim, not for {engine}")
         write = partial(torchsim.input_files, replicas=replicas)
+    if stock or engine == "lammps":
+        check_without_python(model.files, "LAMMPS" if engine == "lammps" else "i-PI")
     check_structure(atoms)
     start = start_structure(atoms, settings)
     _check_model(model, start, settings)

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Dict, List, Optional, Set, Tuple, Union
 
@@ -24,6 +25,7 @@ from vesin.metatomic import NeighborList
 
 from ..batches import batches
 from .domain import TrainingDomain
+from .extensions import derivatives_known, register_derivatives
 from .protocol import (
     Array,
     Evaluation,
@@ -53,10 +55,12 @@ def load_model(
     :param path: the file.
     :param extensions: folder with its compiled extensions.
     :raises FileNotFoundError: if there is no such file.
-    :raises ValueError: if the file holds no such model.
+    :raises ValueError: if the file holds no such model, or derivatives of its
+        extensions are in a package that is not installed.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file '{path}'")
+    register_derivatives(path)
     try:
         return load_atomistic_model(str(path), extensions and str(extensions))
     except (RuntimeError, ValueError) as error:
@@ -116,6 +120,7 @@ class MetatomicForces(ForceSource):
         self._find_outputs(variant)
         self._options: Dict[Tuple[str, ...], ModelEvaluationOptions] = {}
         self._warm: Set[bool] = set()
+        self._differentiated = False
         self.reset()
 
     def _refuse_inputs(self) -> None:
@@ -261,9 +266,13 @@ class MetatomicForces(ForceSource):
         sizes = [len(atoms) if per_atom else 1 for atoms in frames]
         energies = [part.sum(dtype=torch.float64) for part in values[name].split(sizes)]
         wanted = leaves + [strain for strain in strains if strain is not None]
-        gradients = torch.autograd.grad(
-            torch.stack(energies).sum(), wanted, materialize_grads=True
-        )
+        # Once: looking for warnings makes Python repeat others.
+        known = self._differentiated
+        with nullcontext() if known else derivatives_known(self.name):
+            gradients = torch.autograd.grad(
+                torch.stack(energies).sum(), wanted, materialize_grads=True
+            )
+        self._differentiated = True
         strain_gradients = [*gradients[len(frames) :], *([None] * len(frames))]
         results = [
             _evaluation(atoms, energy, gradient, strain)
