@@ -16,6 +16,7 @@ that it holds.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -136,7 +137,9 @@ def table(results: Dict[str, Any]) -> List[str]:
 
 def draw(results: Dict[str, Any], path: Path) -> None:
     """Both sets side by side, a colour for each potential."""
-    figure, axes = plt.subplots(1, len(SETS), figsize=(10.0, 4.2), sharex=True)
+    figure, axes = plt.subplots(
+        1, len(SETS), figsize=(11.0, 4.2), sharex=True, layout="constrained"
+    )
     for ax, (at, title) in zip(axes, SETS.items(), strict=True):
         for number, (name, found) in enumerate(results.items()):
             points = [
@@ -156,8 +159,7 @@ def draw(results: Dict[str, Any], path: Path) -> None:
         ax.grid(which="both", alpha=0.3)
     for mode, marker in MODES.items():
         axes[0].plot([], [], marker, color="0.4", mfc="none", label=mode)
-    axes[0].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=150)
 
 
@@ -173,11 +175,12 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("model")
     parser.add_argument("--beside", required=True)
+    parser.add_argument("--extensions", help="folder with those of an exported model")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    forces = load_forces(arguments.model)
+    load = partial(load_forces, arguments.model, extensions=arguments.extensions)
     # Some calculators keep the number of atoms they have seen first.
-    anew, beside = load_forces(arguments.model), load_forces(arguments.beside)
+    forces, anew, beside = load(), load(), load_forces(arguments.beside)
     frames = ase.io.read(arguments.data / "acetylacetone-300K.xyz", ":")
     hot = ase.io.read(arguments.data / "acetylacetone-600K.xyz", ":")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
