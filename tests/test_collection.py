@@ -18,6 +18,7 @@ from dualforce.engines.tuned import remember
 from dualforce.forces.domain import TrainingDomain
 from dualforce.md import Guard, MDSettings, RespaVelocityVerlet, run_md
 from dualforce.md.collection import DOUBLING, Collection, collected_steps
+from dualforce.md.guard import wider
 
 
 SETTINGS = MDSettings(
@@ -54,14 +55,15 @@ def test_structures_out_of_range_are_kept(tmp_path: Path) -> None:
     """Those and no others, with their correction, energy and forces."""
     collect(tmp_path / "all")
     every = [correction_of(atoms) for atoms in frames_of(tmp_path / "all")]
-    usual = float(np.median(every)) / 1.5
+    end = wider(Guard.factor, len(argon()[0]))
+    usual = float(np.median(every)) / end
     outcome = collect(tmp_path / "some", usual=usual)
     frames, forces = frames_of(tmp_path / "some"), argon()[1]
     assert outcome.collected == len(frames) > 1
     for atoms in frames:
         assert set(atoms.info) == {"step", "time_ps", "reason", "correction"}
         assert atoms.info["reason"] == "correction"
-        assert atoms.info["correction"] > 1.5 * usual
+        assert atoms.info["correction"] > end * usual
         assert atoms.info["correction"] == pytest.approx(correction_of(atoms), rel=1e-4)
         label, found = forces.conservative(atoms), atoms.calc.results
         assert found["energy"] == pytest.approx(label.energy, abs=1e-7)
@@ -70,7 +72,7 @@ def test_structures_out_of_range_are_kept(tmp_path: Path) -> None:
     kept = {atoms.info["step"] for atoms in frames}
     written = ase.io.read(tmp_path / "some" / "trajectory.extxyz", ":")
     for atoms in written:
-        if correction_of(atoms) < 1.499 * usual:
+        if correction_of(atoms) < 0.999 * end * usual:
             assert atoms.info["step"] not in kept
     assert collect(tmp_path / "none", usual=1.0).collected == 0
     assert not (tmp_path / "none" / "collected.extxyz").exists()
