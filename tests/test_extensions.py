@@ -1,5 +1,6 @@
 """Models with compiled extensions whose derivatives are in a Python package."""
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,6 @@ from helpers import make_model
 from dualforce.engines import ModelReference, write_inputs
 from dualforce.forces import EvaluationError
 from dualforce.forces.extensions import (
-    DERIVATIVES,
     derivatives_known,
     extensions_of,
     register_derivatives,
@@ -71,13 +71,16 @@ def test_missing_package_is_named(
 
 
 def test_other_files_need_none(tmp_path: Path) -> None:
-    """Neither models without extensions, nor what is no model."""
+    """Neither models of other networks, exported where the extension is loaded, nor
+    what is no model."""
     (tmp_path / "text.pt").write_text("no model")
     assert extensions_of(tmp_path / "text.pt") == []
-    with zipfile.ZipFile(tmp_path / "plain.pt", "w") as archive:
-        archive.writestr("model/extra/extensions", "[]")
-    assert extensions_of(tmp_path / "plain.pt") == []
-    assert "sphericart_torch" in DERIVATIVES
+    importlib.import_module("sphericart.torch")
+    make_model("ace").export().save(str(tmp_path / "ace.pt"))
+    with zipfile.ZipFile(tmp_path / "ace.pt") as archive:
+        (listed,) = (n for n in archive.namelist() if n.endswith("extra/extensions"))
+        assert b"sphericart_torch" in archive.read(listed)
+    assert extensions_of(tmp_path / "ace.pt") == []
 
 
 @pytest.mark.parametrize("engine, stock", [("lammps", False), ("ipi", True)])

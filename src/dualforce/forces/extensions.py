@@ -6,7 +6,6 @@ a model as if these operations were constant, and warns: forces are wrong.
 """
 
 import importlib
-import json
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -25,18 +24,27 @@ UNKNOWN_DERIVATIVE = ".*an autograd kernel was not registered"
 
 
 def extensions_of(path: Union[str, Path]) -> List[str]:
-    """Names of the compiled extensions that an exported model needs.
+    """Those of :data:`DERIVATIVES` whose operations an exported model calls.
 
-    :param path: the file; one that is no exported model needs none.
+    The list of extensions in the file does not tell: it holds what happened to be
+    loaded where the model was exported.
+
+    :param path: the file; one that is no exported model calls none.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("/extra/extensions"):
-                    return [each["name"] for each in json.loads(archive.read(name))]
+            sources = [
+                archive.read(name)
+                for name in archive.namelist()
+                if "/code/" in name and name.endswith(".py")
+            ]
     except zipfile.BadZipFile:
-        pass
-    return []
+        return []
+    return [
+        extension
+        for extension in DERIVATIVES
+        if any(f"ops.{extension}.".encode() in source for source in sources)
+    ]
 
 
 def register_derivatives(path: Union[str, Path]) -> None:
@@ -46,8 +54,6 @@ def register_derivatives(path: Union[str, Path]) -> None:
     :raises ValueError: if a package is not installed.
     """
     for extension in extensions_of(path):
-        if extension not in DERIVATIVES:
-            continue
         module, package = DERIVATIVES[extension]
         try:
             importlib.import_module(module)
@@ -67,14 +73,13 @@ def check_without_python(paths: Sequence[Union[str, Path]], engine: str) -> None
     """
     for path in paths:
         for extension in extensions_of(path):
-            if extension in DERIVATIVES:
-                package = DERIVATIVES[extension][1]
-                raise ValueError(
-                    f"the conservative forces of {path} would be wrong in {engine}: "
-                    "derivatives of its operations are in the Python package "
-                    f"{package}, which {engine} does not load. Run it by dualforce, or "
-                    "by `inputs ipi` without --stock, or train another network (`ace`)"
-                )
+            package = DERIVATIVES[extension][1]
+            raise ValueError(
+                f"the conservative forces of {path} would be wrong in {engine}: "
+                "derivatives of its operations are in the Python package "
+                f"{package}, which {engine} does not load. Run it by dualforce, or "
+                "by `inputs ipi` without --stock, or train another network (`ace`)"
+            )
 
 
 @contextmanager
