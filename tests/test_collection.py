@@ -18,7 +18,7 @@ from dualforce.engines.tuned import remember
 from dualforce.forces.domain import TrainingDomain
 from dualforce.md import Guard, MDSettings, RespaVelocityVerlet, run_md
 from dualforce.md.collection import DOUBLING, Collection, collected_steps
-from dualforce.md.guard import wider
+from dualforce.md.guard import range_end
 
 
 SETTINGS = MDSettings(
@@ -55,7 +55,7 @@ def test_structures_out_of_range_are_kept(tmp_path: Path) -> None:
     """Those and no others, with their correction, energy and forces."""
     collect(tmp_path / "all")
     every = [correction_of(atoms) for atoms in frames_of(tmp_path / "all")]
-    end = wider(Guard.factor, len(argon()[0]))
+    end = range_end(Guard.factor, len(argon()[0]))
     usual = float(np.median(every)) / end
     outcome = collect(tmp_path / "some", usual=usual)
     frames, forces = frames_of(tmp_path / "some"), argon()[1]

@@ -236,12 +236,8 @@ class MetatomicForces(ForceSource):
             (name,) = self._direct_names(stress=False)
             return positions, self._run([system], [name])[name].reshape(-1, 3)
         name = self._energy_name()
-        (gradient,) = torch.autograd.grad(
-            self._run([system], [name])[name].sum(dtype=torch.float64),
-            positions,
-            create_graph=True,
-            materialize_grads=True,
-        )
+        energy = self._run([system], [name])[name].sum(dtype=torch.float64)
+        (gradient,) = self._gradients(energy, [positions], create_graph=True)
         return positions, -gradient
 
     def _differentiate(
@@ -266,13 +262,7 @@ class MetatomicForces(ForceSource):
         sizes = [len(atoms) if per_atom else 1 for atoms in frames]
         energies = [part.sum(dtype=torch.float64) for part in values[name].split(sizes)]
         wanted = leaves + [strain for strain in strains if strain is not None]
-        # Once: looking for warnings makes Python repeat others.
-        known = self._differentiated
-        with nullcontext() if known else derivatives_known(self.name):
-            gradients = torch.autograd.grad(
-                torch.stack(energies).sum(), wanted, materialize_grads=True
-            )
-        self._differentiated = True
+        gradients = self._gradients(torch.stack(energies).sum(), wanted)
         strain_gradients = [*gradients[len(frames) :], *([None] * len(frames))]
         results = [
             _evaluation(atoms, energy, gradient, strain)
@@ -281,6 +271,18 @@ class MetatomicForces(ForceSource):
             )
         ]
         return results, values
+
+    def _gradients(
+        self, energy: Tensor, inputs: List[Tensor], create_graph: bool = False
+    ) -> Tuple[Tensor, ...]:
+        # Once: looking for warnings makes Python repeat others.
+        known = self._differentiated
+        with nullcontext() if known else derivatives_known(self.name):
+            gradients = torch.autograd.grad(
+                energy, inputs, create_graph=create_graph, materialize_grads=True
+            )
+        self._differentiated = True
+        return gradients
 
     def _direct_results(
         self, frames: Sequence[ase.Atoms], values: Dict[str, Tensor]

@@ -28,7 +28,7 @@ inverse root of their number. Measured for molecules of 15 and 27 atoms and for 
 96, on frames of the temperature of the training."""
 
 
-def wider(factor: float, n_atoms: int) -> float:
+def range_end(factor: float, n_atoms: int) -> float:
     """The end of the usual range, with the fluctuations of few atoms.
 
     :param factor: multiple of the usual correction where it ends for many atoms.
@@ -48,8 +48,8 @@ class Guard:
 
     factor: float = 1.5
     """The usual range ends at this multiple of the usual correction, with fewer than
-    :data:`MANY` atoms farther out (:func:`wider`). Corrections that exceed the largest
-    reported one by this factor are reported."""
+    :data:`MANY` atoms farther out (:func:`range_end`). Corrections that exceed the
+    largest reported one by this factor are reported."""
     shorten: bool = False
     """Take fewer inner steps while the correction is out of range. Without it the guard
     warns only.
@@ -118,7 +118,7 @@ class Guard:
 
     @property
     def _end_of_range(self) -> float:
-        return wider(self.factor, self.n_atoms) * self._usual
+        return range_end(self.factor, self.n_atoms) * self._usual
 
     def end_step(self, longest: int) -> int:
         """Take note of the end of a whole outer step.

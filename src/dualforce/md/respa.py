@@ -238,6 +238,7 @@ class RespaVelocityVerlet(MolecularDynamics):
         self.start_conserved = state["start_conserved"]
         self.guard.corrections = list(state["corrections"])
         self.guard.allowed = list(state["allowed"])
+        # Checkpoints of earlier versions do not have it.
         self.guard.reported = state.get("reported", 0.0)
         evaluations = [
             Evaluation(state[f"{kind}_forces"], energy, state[f"{kind}_stress"])

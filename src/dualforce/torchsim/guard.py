@@ -6,7 +6,7 @@ from typing import List
 import torch
 from torch import Tensor
 
-from ..md.guard import wider
+from ..md.guard import range_end
 from .state import RespaState
 
 
@@ -33,7 +33,7 @@ def watch(state: RespaState, factor: float) -> None:
     correction, window = state.correction, state.corrections.shape[1]
     seen = (~state.corrections.isnan()).sum(1)
     usual = state.corrections.quantile(0.5, dim=1)  # NaN until the window is full
-    ends = [wider(factor, int(n)) for n in state.n_atoms_per_system]
+    ends = [range_end(factor, n) for n in state.n_atoms_per_system.tolist()]
     out = (correction > usual * usual.new_tensor(ends)) & ~state.failed
     news = out & (correction > factor * state.reported)
     for index in _indices(news):

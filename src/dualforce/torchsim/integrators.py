@@ -233,7 +233,7 @@ def respa_nve_step(
     :param kT: not used; torch-sim passes it.
     :param n_inner: inner steps.
     :param factor: the guard warns where the correction of a replica exceeds the usual
-        one by this factor.
+        one by this factor, with few atoms by more.
     :param max_drift: in eV/atom: a replica whose conserved quantity has changed by more
         since the start has failed.
     :return: the state at the next outer point.
