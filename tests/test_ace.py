@@ -39,6 +39,7 @@ from dualforce.nn.neighbors import (
     densities,
     element_densities,
     make_rows,
+    tensor_sums,
 )
 
 
@@ -145,19 +146,41 @@ def test_densities() -> None:
     expected = torch.zeros(9, 4, 3, 2, dtype=torch.float64)
     torch.testing.assert_close(found, expected.index_add(0, centers, terms))
 
+    tensors = torch.randn(2, 9, 5, dtype=torch.float64)
+    found = tensor_sums(rows, tensors, weights, rows_per_block=2)
+    filters = torch.einsum("ek,mkc->mec", basis[:, 4:], weights)
+    expected = torch.zeros(2, 9, 5, dtype=torch.float64)
+    expected = expected.index_add(1, centers, filters * tensors[:, neighbors])
+    torch.testing.assert_close(found, expected)
+
 
 def _weights(layer: Any) -> Dict[str, Array]:
     return {key: value.detach().numpy() for key, value in layer.named_parameters()}
 
 
+def _reference_tensors(
+    weights: Dict[str, Array], radial: Array, degree: int, density: Array
+) -> Array:
+    """What a neighbour's density of degree 1 or 2 adds."""
+    of_degree = [f"tensors.0.{name}.{degree - 1}" for name in ("filters", "leaving")]
+    filters, leaving = (weights[name] for name in of_degree)
+    tensors = (radial @ filters) * (density[degree**2 : (degree + 1) ** 2] @ leaving)
+    return np.asarray(tensors @ weights[f"tensors.0.arriving.{degree - 1}"])
+
+
 def _reference_layer(
-    backbone: Any, layer: Any, positions: Array, scalars: Array, n_triples: int
+    backbone: Any,
+    layer: Any,
+    positions: Array,
+    scalars: Array,
+    before: Array,
+    n_triples: int,
 ) -> Tuple[Array, Array]:
-    """Scalars after a layer, and vectors, of a molecule, atom by atom."""
+    """Scalars after a layer, and densities, of a molecule, atom by atom."""
     weights = _weights(layer)
     values = scalars @ weights["values.weight"].T + weights["values.bias"]
     matrices = traceless_matrices().numpy()
-    new, vectors = [], []
+    new, after = [], []
     for i, here in enumerate(positions):
         density = np.zeros((16, scalars.shape[1]))
         for j, there in enumerate(positions):
@@ -165,10 +188,15 @@ def _reference_layer(
             if i == j or distance > backbone.cutoff:
                 continue
             radial = backbone.basis(torch.tensor([distance], dtype=torch.float64))
+            radial = radial.detach().numpy()
             angular = _reference_harmonics((there - here)[None] / distance)[0]
             for m, degree in enumerate(degrees(3)):
-                filters = (radial.detach().numpy() @ weights[f"filters.{degree}"])[0]
+                filters = (radial @ weights[f"filters.{degree}"])[0]
                 density[m] += layer.scale * angular[m] * filters * values[j]
+            for degree in (1, 2) if len(layer.tensors) else ():
+                density[degree**2 : (degree + 1) ** 2] += (
+                    layer.scale * _reference_tensors(weights, radial, degree, before[j])
+                )
         for m, degree in enumerate(degrees(3)):
             density[m] = density[m] @ weights[f"mixing.{degree}"]
         gates = weights["gates.weight"] @ scalars[i] + weights["gates.bias"]
@@ -205,8 +233,8 @@ def _reference_layer(
         hidden = hidden / (1.0 + np.exp(-hidden))
         update = update + weights["residual.2.weight"] @ hidden
         new.append(update + weights["residual.2.bias"])
-        vectors.append(np.concatenate([density[1:4], turned], axis=1))
-    return np.array(new), np.array(vectors)
+        after.append(density)
+    return np.array(new), np.array(after)
 
 
 @pytest.mark.parametrize("n_triples", [1, 3, 4])
@@ -221,9 +249,10 @@ def test_against_sums_over_pairs(n_triples: int) -> None:
     species = backbone.type_index[types]
     scalars = backbone.embedding(species).detach().numpy()
     system = as_system(model, atoms)
+    before = np.empty(0)
     for layer in backbone.layers:
-        scalars, _ = _reference_layer(
-            backbone, layer, atoms.positions, scalars, n_triples
+        scalars, before = _reference_layer(
+            backbone, layer, atoms.positions, scalars, before, n_triples
         )
     for by_element in (True, False):
         backbone.by_element = by_element
@@ -429,7 +458,7 @@ def test_direct_forces_of_earlier_versions() -> None:
     """Made of vectors of atoms, they are what the code of that version gave."""
     torch.manual_seed(0)
     hypers = small_hypers("ace")
-    hypers["ace"]["n_force_channels"] = 0
+    hypers["ace"] |= {"n_force_channels": 0, "n_tensor_channels": 0}
     backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
     backbone.add_output(ENERGY, "scalar", 1)
     backbone.add_output(FORCE, "force", 1)
@@ -452,3 +481,26 @@ def test_many_elements() -> None:
     expected = backbone(systems, [ENERGY])[ENERGY]
     backbone.by_element = True
     torch.testing.assert_close(backbone(systems, [ENERGY])[ENERGY], expected)
+
+
+def _twisted(angle: float) -> Atoms:
+    """A chain of four carbons whose cutoff of 2 Å sees bonds only."""
+    chain = Atoms("C4", [[-0.5, 1.4, 0], [0, 0, 0], [1.5, 0, 0], [2.0, 1.4, 0]])
+    chain.set_dihedral(0, 1, 2, 3, angle)
+    return chain
+
+
+@pytest.mark.parametrize("n_tensor_channels", [0, 4])
+def test_tensor_messages_see_the_twist_of_a_bond(n_tensor_channels: int) -> None:
+    """With a cutoff that reaches bonded atoms only, distances of these and angles
+    between them are all that scalar messages tell, in however many layers."""
+    hypers = small_hypers("ace")["ace"]
+    hypers |= {"cutoff": 2.0, "n_tensor_channels": n_tensor_channels}
+    model = make_model("ace", pair_potential=False, ace=hypers)
+    flat, twisted = (energy_of(model, _twisted(angle)) for angle in (0.0, 90.0))
+    if n_tensor_channels:
+        assert abs(twisted - flat) > 1e-4
+    else:
+        assert twisted == pytest.approx(flat, abs=1e-10)
+    mirrored = energy_of(model, _twisted(-90.0))
+    assert mirrored == pytest.approx(twisted, abs=1e-10)

@@ -2,9 +2,10 @@
 
 After Drautz, Phys. Rev. B 99, 014104 (2019), and Batatia et al., arXiv:2206.07697:
 products of densities around an atom describe its surroundings by angles and more, and
-the next layer sees densities weighted by what was learnt about each neighbour. Messages
-are scalars only, sums over neighbours are those of :mod:`dualforce.nn.neighbors`, and
-everything a layer makes is bounded, whatever the structure.
+the next layer sees densities weighted by what was learnt about each neighbour, and the
+densities of the neighbours themselves. Sums over neighbours are those of
+:mod:`dualforce.nn.neighbors`, and everything a layer makes is bounded, whatever the
+structure.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from .neighbors import (
     element_densities,
     make_rows,
     outer_rows,
+    tensor_sums,
 )
 from .radial import RadialBasis, wave_damping
 
@@ -46,6 +48,10 @@ densities reach hundreds in structures unlike any data."""
 MAX_SPECIES = 8
 """With so many elements or fewer the sums of the first layer are taken for each of
 them."""
+
+
+TENSOR_DEGREE = 2
+"""Highest degree of the densities that messages carry."""
 
 
 TRIPLES = ((1, 1), (2, 2), (1, 3), (3, 3))
@@ -187,6 +193,65 @@ class Products(nn.Module):
         return Invariants(scalars, density)
 
 
+class TensorMessages(nn.Module):
+    r"""Densities of the neighbours, summed.
+
+    .. math::
+
+        \sum_j \tilde A_{jlmc} f_{lc}(r_{ij}), \quad l = 1, 2
+
+    Scalars tell a layer what surrounds a neighbour, these on which side it is: how a
+    bond is twisted depends on it.
+
+    :param n_features: channels of the densities.
+    :param n_channels: channels :math:`c`, to which they are mixed before.
+    :param n_radial: radial functions of the edges.
+    :param l_max: highest degree of the densities.
+    """
+
+    degrees: Tensor
+
+    def __init__(
+        self, n_features: int, n_channels: int, n_radial: int, l_max: int
+    ) -> None:
+        super().__init__()
+        n_degrees = min(l_max, TENSOR_DEGREE)
+        self.n_others = (l_max + 1) ** 2 - (n_degrees + 1) ** 2
+        degree = torch.tensor(degrees(n_degrees)[1:]) - 1
+        self.register_buffer("degrees", degree, persistent=False)
+        # One matrix each, as the optimiser treats them.
+        self.leaving = nn.ParameterList(
+            torch.randn(n_features, n_channels) / n_features**0.5
+            for _ in range(n_degrees)
+        )
+        self.filters = radial_filters(n_degrees, n_radial, n_channels)
+        self.arriving = nn.ParameterList(
+            torch.randn(n_channels, n_features) / n_channels**0.5
+            for _ in range(n_degrees)
+        )
+
+    def forward(self, rows: EdgeRows, density: Tensor, mixing: Tensor) -> Tensor:
+        """
+        :param rows: edges whose basis is the angular, then the radial part.
+        :param density: of the neighbours, shape ``[n_angular, n_atoms, n_features]``.
+        :param mixing: radial functions as combinations of those of the edges, shape
+            ``[n_waves, n_radial]``.
+        :return: shape ``[n_angular, n_atoms, n_features]``, zero where ``l`` is neither
+            1 nor 2.
+        """
+        leaving = [weights for weights in self.leaving]  # noqa: C416, for TorchScript
+        filters = [weights for weights in self.filters]  # noqa: C416
+        arriving = [weights for weights in self.arriving]  # noqa: C416
+        tensors = torch.bmm(
+            density[1 : 1 + len(self.degrees)],
+            torch.stack(leaving).index_select(0, self.degrees),
+        )
+        weights = torch.matmul(mixing, torch.stack(filters))
+        sums = tensor_sums(rows, tensors, weights.index_select(0, self.degrees))
+        sums = torch.bmm(sums, torch.stack(arriving).index_select(0, self.degrees))
+        return torch.nn.functional.pad(sums, [0, 0, 0, 0, 1, self.n_others])
+
+
 class Layer(nn.Module):
     """Densities, their products, and an update of the scalars.
 
@@ -197,6 +262,7 @@ class Layer(nn.Module):
     :param n_radial: radial basis functions.
     :param l_max: highest degree.
     :param n_triples: products of three densities, see :class:`Products`.
+    :param n_tensor_channels: of :class:`TensorMessages`; there are none without.
     :param n_neighbors: typical number of neighbours; sums are divided by its root.
     """
 
@@ -209,6 +275,7 @@ class Layer(nn.Module):
         n_radial: int,
         l_max: int,
         n_triples: int,
+        n_tensor_channels: int,
         n_neighbors: float,
     ) -> None:
         super().__init__()
@@ -228,6 +295,10 @@ class Layer(nn.Module):
             (1 + self.products.n_invariants) * n_channels, n_channels
         )
         self.residual = mlp(n_channels, n_channels, n_channels)
+        self.tensors = nn.ModuleList(
+            TensorMessages(n_channels, n_tensor_channels, n_radial, l_max)
+            for _ in range(min(n_tensor_channels, 1))
+        )
 
     def _filters(self, mixing: Tensor) -> Tensor:
         """Filters of the Bessel functions, for each degree."""
@@ -238,20 +309,23 @@ class Layer(nn.Module):
         mixing = [weights for weights in self.mixing]  # noqa: C416, for TorchScript
         return torch.stack(mixing)
 
-    def from_scalars(
-        self, rows: EdgeRows, scalars: Tensor, radial_mixing: Tensor
+    def from_neighbors(
+        self, rows: EdgeRows, x: NodeFeatures, radial_mixing: Tensor
     ) -> NodeFeatures:
         """New features from those of the neighbours.
 
         :param rows: the edges.
-        :param scalars: shape ``[n_atoms, n_channels]``.
+        :param x: features; vectors are read by a layer with tensor messages only.
         :param radial_mixing: radial functions as combinations of those of the edges,
             shape ``[n_waves, n_radial]``.
         """
         filters = self._filters(radial_mixing)
-        density = densities(rows, self.values(scalars), filters)
+        density = densities(rows, self.values(x.scalars), filters).transpose(0, 1)
+        for tensors in self.tensors:
+            moved = tensors(rows, x.vectors, self.scale * radial_mixing)
+            density = density + moved
         mixing = self._mixing().index_select(0, self.degrees)
-        return self._features(torch.bmm(density.transpose(0, 1), mixing), scalars)
+        return self._features(torch.bmm(density, mixing), x.scalars)
 
     def from_elements(
         self,
@@ -266,7 +340,7 @@ class Layer(nn.Module):
             n_waves, n_species]``.
         :param embedding: features of the elements, shape ``[n_species, n_channels]``.
         :param species: index of the element of each atom, shape ``[n_atoms]``.
-        :param radial_mixing: as in :meth:`from_scalars`.
+        :param radial_mixing: as in :meth:`from_neighbors`.
         """
         weights = self._filters(radial_mixing).unsqueeze(2) * self.values(embedding)
         weights = torch.bmm(weights.flatten(1, 2), self._mixing())
@@ -341,8 +415,16 @@ class ACE(LayeredBackbone):
         self.owners = {}
         self.harmonics = Harmonics(l_max)
         layers: List[nn.Module] = [
-            Layer(n_channels, n_radial, l_max, hypers["n_triples"], self.n_neighbors)
-            for _ in range(n_layers)
+            Layer(
+                n_channels,
+                n_radial,
+                l_max,
+                hypers["n_triples"],
+                # There is no density before the first layer.
+                hypers["n_tensor_channels"] if index else 0,
+                self.n_neighbors,
+            )
+            for index in range(n_layers)
         ]
         self.set_layers(layers, hypers.get("n_direct_layers", n_layers))
 
@@ -446,8 +528,8 @@ class ACE(LayeredBackbone):
                         density, self.embedding.weight, species, self.basis.mixing
                     )
                 else:
-                    x = layer.from_scalars(  # type: ignore[operator]
-                        rows, x.scalars, self.basis.mixing
+                    x = layer.from_neighbors(  # type: ignore[operator]
+                        rows, x, self.basis.mixing
                     )
                 after.append(x)
         return after

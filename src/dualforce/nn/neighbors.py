@@ -289,3 +289,37 @@ def densities(
     ):
         blocks.append(_block_densities(basis, neighbor, values, weights, sizes))
     return _sum_of_rows(torch.cat(blocks), rows.center, values.shape[0])
+
+
+def tensor_sums(
+    rows: EdgeRows,
+    tensors: Tensor,
+    weights: Tensor,
+    rows_per_block: int = ROWS_PER_BLOCK,
+) -> Tensor:
+    r"""Filtered sums over neighbours, :math:`\sum_j T_{jmc} f_{mc}(r_{ij})` with
+    :math:`f_{mc}(r) = \sum_k W_{mkc} B_k(r)`.
+
+    :param rows: edges whose basis ends with the radial part.
+    :param tensors: :math:`T`, shape ``[n_components, n_atoms, n_channels]``.
+    :param weights: :math:`W`, shape ``[n_components, n_radial, n_channels]``.
+    :param rows_per_block: rows handled at a time on a CPU.
+    :return: shape ``[n_components, n_atoms, n_channels]``.
+    """
+    n_components, n_atoms, n_channels = tensors.shape
+    n_radial = weights.shape[1]
+    # One row of memory for each atom, as they are gathered.
+    n_values = n_components * n_channels
+    values = tensors.transpose(0, 1).reshape(n_atoms, n_values)
+    weights = weights.transpose(0, 1).reshape(n_radial, n_values)
+    size = rows_per_block if tensors.device.type == "cpu" else max(len(rows.center), 1)
+    blocks: List[Tensor] = []
+    for neighbor, basis in zip(  # noqa: B905, TorchScript has no `strict`
+        rows.neighbor.split(size), rows.basis.split(size)
+    ):
+        gathered = values.index_select(0, neighbor.reshape(-1))
+        gathered = gathered.reshape(neighbor.shape[0], neighbor.shape[1], n_values)
+        sums = torch.bmm(basis[:, basis.shape[1] - n_radial :], gathered)
+        blocks.append((sums * weights).sum(1, keepdim=True))
+    sums = _sum_of_rows(torch.cat(blocks), rows.center, n_atoms)
+    return sums.reshape(n_atoms, n_components, n_channels).transpose(0, 1)

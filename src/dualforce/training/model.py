@@ -53,7 +53,7 @@ class DualForce(ModelInterface[ModelHypers]):
     :raises ValueError: if a target cannot be predicted.
     """
 
-    __checkpoint_version__ = 5
+    __checkpoint_version__ = 6
     __supported_devices__ = ["cuda", "cpu"]
     __supported_dtypes__ = [torch.float32, torch.float64]
     __default_metadata__ = ModelMetadata(

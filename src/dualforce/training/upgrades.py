@@ -70,6 +70,16 @@ def model_update_v4_v5(checkpoint: Dict[str, Any]) -> None:
     checkpoint["model_data"]["model_hypers"]["ace"].setdefault("n_triples", 1)
 
 
+def model_update_v5_v6(checkpoint: Dict[str, Any]) -> None:
+    """Messages of ``ace`` were scalars.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    hypers = checkpoint["model_data"]["model_hypers"]
+    n_channels = 0 if hypers["backbone"] == "ace" else 16
+    hypers["ace"].setdefault("n_tensor_channels", n_channels)
+
+
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
     """The same in the weights that a restart goes on from.
 
