@@ -76,6 +76,26 @@ def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.length_ps >= 1.0
 
 
+def test_time_for_another_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that is no longer good once its run has been continued is followed by
+    one with a shorter outer step, and not the end of the search."""
+    judged = _Search._verdict
+
+    def doubtful(search: Any, run: ConstantEnergyRun) -> str:
+        is_continued = run.run.get_time() > 1.01 * search._length
+        if run is search._runs[1] and is_continued:
+            return "unclear"
+        return judged(search, run)
+
+    monkeypatch.setattr(_Search, "_verdict", doubtful)
+    atoms, forces = argon(curl=0.0002)
+    step = 5.0 * units.fs
+    result = tune(forces, atoms, timestep=step, temperature_K=60.0, seconds=8.0)
+    _, second, first = result.candidates
+    assert 1 < second.n_inner < first.n_inner
+    assert first.length_ps > result.candidates[0].length_ps
+
+
 def test_choice_of_the_timestep() -> None:
     """A longer one is chosen where it conserves energy, one that does not is left out,
     and the run with the shortest tells how large the error of the longer ones is."""

@@ -193,10 +193,11 @@ def tune(
     the shortest timestep predicts the drift of every candidate with every timestep
     (:mod:`dualforce.md.prediction`), and how well velocity Verlet itself conserves
     energy. The fastest one predicted to be within the tolerance is confirmed by a run
-    from the same start, judged by :func:`.acceptance.judge`; if it is bad, the fastest
-    one with a shorter outer step follows. All runs are at constant energy. The best one
-    is continued while time is left. Where the conservative force is too slow for a run
-    of :data:`MIN_LENGTH_PS`, :data:`FEW_STEPS` of its steps predict the drift.
+    from the same start, judged by :func:`.acceptance.judge`, and continued while it is
+    good and time is left; if it is not, the fastest one with a shorter outer step
+    follows. All runs are at constant energy. Where the conservative force is too slow
+    for a run of :data:`MIN_LENGTH_PS`, :data:`FEW_STEPS` of its steps predict the
+    drift.
 
     :param forces: source of both forces.
     :param atoms: structure; its velocities are replaced.
@@ -261,7 +262,6 @@ def tune(
     if not search.candidates[0].is_bad:
         search.predict(sorted(candidates))
         search.test()
-        search.confirm()
     return Tuning(
         search.candidates,
         1000.0 * search.direct_seconds(costs.direct),
@@ -408,21 +408,38 @@ class _Search:
 
     def test(self) -> None:
         """Run candidates, from the fastest with a good prediction downwards, until one
-        is good; twice as long where that is not clear and leaves time for another."""
+        is good as long as there is time."""
         choice = self._worth_a_run()
         chosen = _fastest(choice)
         while chosen is not None and time.perf_counter() < self._deadline:
-            counted = CountedForces(self._forces)
-            timestep = chosen.timestep_fs * units.fs
-            run = ConstantEnergyRun(self._start, timestep, counted, chosen.n_inner)
-            self._add(run, counted, self._length)
-            left = self._deadline - time.perf_counter()
-            if self._verdict(run) == "unclear" and left > 3.0 * run.seconds:
-                self._advance(run, self._length, self._deadline)
+            run = self._run(chosen)
+            self._confirm(run)
             verdict = self._verdict(run)
             if verdict == "good":
                 return
             chosen = next_candidate(chosen, verdict, choice, self._excess(run))
+
+    def _run(self, chosen: Prediction) -> ConstantEnergyRun:
+        """Run a candidate; twice as long where that is not clear and leaves time for
+        another."""
+        counted = CountedForces(self._forces)
+        timestep = chosen.timestep_fs * units.fs
+        run = ConstantEnergyRun(self._start, timestep, counted, chosen.n_inner)
+        self._add(run, counted, self._length)
+        left = self._deadline - time.perf_counter()
+        if self._verdict(run) == "unclear" and left > 3.0 * run.seconds:
+            self._advance(run, self._length, self._deadline)
+        return run
+
+    def _confirm(self, run: ConstantEnergyRun) -> None:
+        """Continue a candidate while it is good and time is left: for half of that each
+        time, so that another one can be tried should it turn out not to be good."""
+        while self._verdict(run) == "good":
+            speed = run.run.get_time() / run.seconds
+            left = speed * (self._deadline - time.perf_counter())
+            if left < 0.2 * run.run.get_time():
+                return
+            self._advance(run, 0.5 * left, self._deadline)
 
     def _worth_a_run(self) -> List[Prediction]:
         """Those with a good prediction; the smallest number of inner steps where there
@@ -460,26 +477,6 @@ class _Search:
     def _watch(self, run: ConstantEnergyRun) -> None:
         where = f"at step {run.n_steps} with M = {run.n_inner}"
         self._extrapolation.watch(run.run.atoms, where)
-
-    def confirm(self) -> None:
-        """Continue the best candidate while time is left, and the next best if it turns
-        out bad."""
-        best = self._best_run()
-        while best is not None and best.n_inner > 1:
-            speed = best.run.get_time() / best.seconds
-            left = speed * (self._deadline - time.perf_counter())
-            if left < 0.2 * best.run.get_time():
-                return
-            self._advance(best, left, self._deadline)
-            after = self._best_run()
-            if after is best:
-                return
-            best = after
-
-    def _best_run(self) -> Optional[ConstantEnergyRun]:
-        rows = self.candidates
-        best = largest_good(rows)
-        return None if best is None else self._sorted()[rows.index(best)]
 
     def direct_seconds(self, measured: float) -> float:
         """Wall time of a step with the direct force alone.
