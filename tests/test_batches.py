@@ -91,22 +91,6 @@ def test_processes_take_the_frames_of_one() -> None:
         assert frames == one.shares(step)[0]
 
 
-@pytest.mark.parametrize(
-    "n_atoms, n_processes, batch_size",
-    [(3, 1, 8), (15, 1, 8), (15, 2, 6), (27, 1, 7), (50, 1, 4), (192, 1, 4)],
-)
-def test_small_frames_make_large_batches(
-    n_atoms: int, n_processes: int, batch_size: int
-) -> None:
-    """Where options do not say, a batch of few frames holds fewer than 200 atoms."""
-    sizes = np.full(10, n_atoms)
-    hypers: Dict[str, Any] = {"batch_size": None, "max_atoms_per_batch": None}
-    rule = BatchRule.of(hypers, sizes, n_processes)
-    assert rule.batch_size == batch_size
-    hypers["batch_size"] = 5
-    assert BatchRule.of(hypers, sizes, n_processes).batch_size == 5
-
-
 def test_mean_number_of_atoms() -> None:
     """Rules for learning rate and conservative frames follow it."""
     assert BatchRule(4).atoms_of_step(SIZES, 1) == pytest.approx(4 * SIZES.mean())

@@ -296,8 +296,9 @@ def test_students_have_none(tmp_path: Path) -> None:
         {"batch_size": 40},
         {"painn": dict(PAINN), "pair_potential": None},
     )
-    model, trainer, _ = prepare(given)
+    model, trainer, dataset = prepare(given)
+    frames = make_frames([dataset], "training", model, False)
     hypers: Dict[str, Any] = dict(trainer.hypers)
-    assert wants_pairs(model, hypers, atoms_per_batch=400.0)
+    assert wants_pairs(model, hypers, frames, 1)
     hypers["teacher"] = {**hypers["teacher"], "model": "teacher.pt"}
-    assert not wants_pairs(model, hypers, atoms_per_batch=400.0)
+    assert not wants_pairs(model, hypers, frames, 1)

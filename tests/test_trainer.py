@@ -430,7 +430,7 @@ def test_stages_take_what_they_leave_out_from_the_run(tmp_path: Path) -> None:
     [
         ("painn", 33, 1.0, 4e-3),
         ("painn", 34, 0.25, 1e-2),
-        ("ace", 33, 1.0, 3e-3),
+        ("ace", 33, 1.0, 2.5e-3),
         ("ace", 34, 0.25, 1e-2),
     ],
 )

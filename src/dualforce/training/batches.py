@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .data import Frame
-from .stages import FEW_ATOMS
 from .streams import FrameStream
 
 
 Integers = NDArray[np.int64]
-
-BATCH_SIZES = (4, 8)
-"""Fewest and most frames in a batch where options do not say."""
 
 
 def sizes_of(frames: Sequence[Frame]) -> Integers:
@@ -92,14 +88,6 @@ def sizes_in_epoch(
     return sizes_of(frames)[draw(frames, weights, generator)]
 
 
-def _default_batch_size(n_atoms: float) -> int:
-    """As many small frames as make a batch of few atoms.
-
-    :param n_atoms: atoms of a frame of each process.
-    """
-    return int(np.clip((FEW_ATOMS - 1) // n_atoms, *BATCH_SIZES))
-
-
 @dataclass(frozen=True)
 class BatchRule:
     """How frames are put into batches.
@@ -112,19 +100,12 @@ class BatchRule:
     max_atoms: Optional[int] = None
 
     @classmethod
-    def of(
-        cls, hypers: Mapping[str, Any], sizes: Integers, n_processes: int
-    ) -> "BatchRule":
+    def of(cls, hypers: Mapping[str, Any]) -> "BatchRule":
         """The rule that training options describe.
 
         :param hypers: training options.
-        :param sizes: see :func:`sizes_in_epoch`; they decide where options do not.
-        :param n_processes: number of processes.
         """
-        batch_size = hypers["batch_size"]
-        if batch_size is None:
-            batch_size = _default_batch_size(n_processes * float(np.mean(sizes)))
-        return cls(batch_size, hypers["max_atoms_per_batch"])
+        return cls(hypers["batch_size"], hypers["max_atoms_per_batch"])
 
     def fits(self, n_atoms: int) -> bool:
         """Whether a frame of so many atoms fits into a batch."""

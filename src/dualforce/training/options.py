@@ -156,9 +156,8 @@ class TrainerHypers(TypedDict):
     """Train with several processes. Default: in SLURM jobs with more than one task."""
     distributed_port: int = 39591
     """Port on which the processes meet."""
-    batch_size: Optional[int] = None
-    """Frames in a batch, of each process. Default: 4, and of small frames as many as
-    stay below 200 atoms, up to 8."""
+    batch_size: int = 4
+    """Frames in a batch, of each process."""
     max_atoms_per_batch: Optional[int] = None
     """Atoms in a batch, of each process; ``batch_size`` then does not count. Frames of
     all sizes are packed in the order of the epoch, as long as their atoms fit. Larger
@@ -190,7 +189,7 @@ class TrainerHypers(TypedDict):
     before. Without stages a run is one stage."""
     learning_rate: Optional[float] = None
     """Highest learning rate, of Muon for matrices and AdamW for other weights. Default:
-    1e-2 for ``painn`` and ``ace``, 4e-3 and 3e-3 in batches of fewer than 200 atoms,
+    1e-2 for ``painn`` and ``ace``, 4e-3 and 2.5e-3 in batches of fewer than 200 atoms,
     and 1e-3 for the networks of metatrain."""
     warmup_fraction: float = 0.02
     """Share of a stage over which the learning rate rises; it falls as a cosine."""

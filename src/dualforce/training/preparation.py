@@ -62,14 +62,12 @@ class Prepared:
     :param val: validation frames, likewise.
     :param terms: terms of the loss.
     :param record: what the data are.
-    :param rule: how frames are put into batches.
     """
 
     train: Sequence[Frame]
     val: Sequence[Frame]
     terms: List[Term]
     record: Record
-    rule: BatchRule
 
 
 def prepare(
@@ -112,8 +110,7 @@ def prepare(
     bounds = LabelBounds(model, hypers, train)
     train = bounds.exclude(train, "training")
     val = bounds.exclude(val, "validation")
-    sizes = sizes_in_epoch(train, hypers["sampling_weights"])
-    rule = BatchRule.of(hypers, sizes, n_processes)
+    rule = BatchRule.of(hypers)
     train = _exclude_oversized(rule, train, "training")
     val = _exclude_oversized(rule, val, "validation")
     only_direct = hypers["finetune"].get("train") == "direct_head"
@@ -134,7 +131,7 @@ def prepare(
         train,
         hypers["atomic_baseline"],
         hypers["scale_targets"],
-        wants_pairs(model, hypers, rule.atoms_of_step(sizes, n_processes)),
+        wants_pairs(model, hypers, train, n_processes),
     )
     if start == "finetune" and not only_direct:
         move_baselines(model, known, train, _predictor(model))
@@ -151,7 +148,6 @@ def prepare(
         _all_frames(val_split, to_raw_units(model, val), rule, finish),
         terms,
         record,
-        rule,
     )
 
 
@@ -177,7 +173,10 @@ def _all_frames(
 
 
 def wants_pairs(
-    model: DualForce, hypers: Mapping[str, Any], atoms_per_batch: float
+    model: DualForce,
+    hypers: Mapping[str, Any],
+    frames: Sequence[Frame],
+    n_processes: int,
 ) -> bool:
     """Whether the pair potential pays: where options do not say, in large batches, and
     not with a teacher."""
@@ -187,7 +186,8 @@ def wants_pairs(
     if hypers["teacher"].get("model"):
         # Splines are less smooth than its forces: the difference has fast components.
         return False
-    return atoms_per_batch >= FEW_ATOMS
+    sizes = sizes_in_epoch(frames, hypers["sampling_weights"])
+    return BatchRule.of(hypers).atoms_of_step(sizes, n_processes) >= FEW_ATOMS
 
 
 def _exclude_oversized(rule: BatchRule, frames: List[Frame], split: str) -> List[Frame]:

@@ -14,7 +14,7 @@ lower learning rate gives the smaller errors at the end."""
 LEARNING_RATE = 1e-2
 """Of ``painn`` and ``ace``, in batches of many atoms."""
 
-LEARNING_RATES_FEW_ATOMS = {"painn": 4e-3, "ace": 3e-3}
+LEARNING_RATES_FEW_ATOMS = {"painn": 4e-3, "ace": 2.5e-3}
 """In batches of fewer than :data:`FEW_ATOMS`."""
 
 LEARNING_RATE_METATRAIN = 1e-3

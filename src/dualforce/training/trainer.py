@@ -26,6 +26,7 @@ from ..writing import replacing
 from . import symmetry, upgrades
 from .agreement import SHARE, Comparison, DifferenceSums, make_comparison
 from .batches import (
+    BatchRule,
     EpochPlan,
     StepFrames,
     check_weights,
@@ -246,7 +247,6 @@ class Trainer(TrainerInterface[TrainerHypers]):
         )
         self.train_frames, self.val_frames = prepared.train, prepared.val
         self.terms, self.recorded = prepared.terms, prepared.record
-        self.batch_rule = prepared.rule
         sizes = sizes_in_epoch(self.train_frames, self.hypers["sampling_weights"])
         n_batches = len(self.batch_rule.pack(sizes))
         if n_batches < self.processes.size:
@@ -272,8 +272,6 @@ class Trainer(TrainerInterface[TrainerHypers]):
         if any(term.conservative for term in self.terms):
             shares = ", ".join(f"{100 * s.conservative_fraction:g} %" for s in stages)
             logging.info(f"Frames with backpropagated forces: {shares}")
-        if self.batch_rule.max_atoms is None:
-            logging.info(f"Frames in a batch: {self.batch_rule.batch_size}")
         rates = ", ".join(f"{stage.learning_rate:g}" for stage in stages)
         logging.info(f"Highest learning rate: {rates}")
         return stages
@@ -313,6 +311,11 @@ class Trainer(TrainerInterface[TrainerHypers]):
             train_loss = self._train_epoch(stage, terms)
             self._finish_epoch(stage, terms, position, train_loss)
         self.progress.seconds_in_stage = self._seconds()
+
+    @property
+    def batch_rule(self) -> BatchRule:
+        """How frames are put into batches."""
+        return BatchRule.of(self.hypers)
 
     @property
     def only_direct_heads(self) -> bool:
