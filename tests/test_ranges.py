@@ -103,6 +103,16 @@ def test_options_of_networks(
     assert f"`model.{'.'.join(path)}` is {value:g}, it must be {expected}" in message
 
 
+@pytest.mark.parametrize("name", ["n_force_channels", "n_tensor_channels"])
+def test_channels_that_may_be_left_out(name: str) -> None:
+    """There may be none of these, but not fewer than that."""
+    hypers = get_default_hypers(NAME)["model"]
+    check_ranges(_with(hypers, ("ace", name), 0), "model")
+    negative = _with(hypers, ("ace", name), -1)
+    message = message_of(lambda: check_ranges(negative, "model"))
+    assert f"`model.ace.{name}` is -1, it must be at least 0" in message
+
+
 def test_several_at_once(tmp_path: Path) -> None:
     """One message has all of a section, and no data are read."""
     given = options(tmp_path / "none.xyz", {"num_epochs": -1, "batch_size": 0})

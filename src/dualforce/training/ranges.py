@@ -66,6 +66,8 @@ RANGES: Dict[str, Range] = {
     "model.ace.n_neighbors": POSITIVE,
     "model.ace.l_max": Range(least=1, most=3),
     "model.ace.n_triples": Range(least=1, most=4),
+    "model.ace.n_force_channels": Range(least=0),
+    "model.ace.n_tensor_channels": Range(least=0),
     "model.pet.cutoff": POSITIVE,
     "model.pet.cutoff_width*": POSITIVE,
     "model.pet.num_neighbors_adaptive": POSITIVE,
