@@ -27,7 +27,13 @@ STRESS = "non_conservative_stress"
 
 _SMALL: Dict[str, Dict[str, Any]] = {
     "painn": {"cutoff": 4.0, "n_layers": 2, "n_channels": 8, "n_radial": 4},
-    "ace": {"cutoff": 4.0, "n_layers": 2, "n_channels": 8, "n_radial": 4},
+    "ace": {
+        "cutoff": 4.0,
+        "n_layers": 2,
+        "n_channels": 8,
+        "n_radial": 4,
+        "n_tensor_channels": 4,
+    },
     "pet": {
         "cutoff": 4.0,
         "d_pet": 8,

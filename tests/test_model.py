@@ -474,8 +474,7 @@ def test_models_of_version_3_keep_their_direct_forces() -> None:
         checkpoint = DualForce.upgrade_checkpoint(checkpoint)
         model = DualForce.load_checkpoint(checkpoint, "export")
         assert model.hypers["ace"]["n_force_channels"] == n_channels
-        # Messages were scalars.
-        assert model.hypers["ace"]["n_tensor_channels"] == 16 * (backbone != "ace")
+        assert model.hypers["ace"]["n_tensor_channels"] == 0
 
 
 @pytest.mark.parametrize("backbone", ["painn", "pet", "soap_bpnn"])

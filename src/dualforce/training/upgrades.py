@@ -75,9 +75,7 @@ def model_update_v5_v6(checkpoint: Dict[str, Any]) -> None:
 
     :param checkpoint: the checkpoint, changed in place.
     """
-    hypers = checkpoint["model_data"]["model_hypers"]
-    n_channels = 0 if hypers["backbone"] == "ace" else 16
-    hypers["ace"].setdefault("n_tensor_channels", n_channels)
+    checkpoint["model_data"]["model_hypers"]["ace"].setdefault("n_tensor_channels", 0)
 
 
 def trainer_update_v1_v2(checkpoint: Dict[str, Any]) -> None:
