@@ -32,7 +32,7 @@ from dualforce.training.fitting import (
     remove_baseline,
     remove_pair_terms,
 )
-from dualforce.training.pair_fit import _end_of_bonds, polynomials
+from dualforce.training.pair_fit import polynomials
 from dualforce.training.preparation import wants_pairs
 
 
@@ -118,19 +118,6 @@ def test_bonds_stand_apart(tmp_path: Path) -> None:
     of_pairs = potential.coefficients[0].reshape(3, potential.n_intervals, 4)
     assert of_pairs[potential.pair_index[6, 6]].abs().max() > 0.0
     assert of_pairs[potential.pair_index[6, 17]].abs().max() == 0.0
-
-
-def test_potential_ends_in_the_gap_after_bonds() -> None:
-    """A few pairs that are no bonds but nearly as short do not make it longer."""
-    bonds = np.linspace(1.3, 1.6, 500)
-    assert _end_of_bonds(bonds, 2.3, 0.2) == 2.3
-    assert _end_of_bonds(np.zeros(0), 2.3, 0.2) == 2.3
-    few = np.append(bonds, [2.2, 2.25])
-    assert _end_of_bonds(few, 2.3, 0.2) == pytest.approx(1.9)
-    many = np.append(bonds, np.linspace(2.15, 2.3, 20))
-    assert _end_of_bonds(many, 2.3, 0.2) == 0.0
-    without_gap = np.append(bonds, np.linspace(1.6, 2.25, 8))
-    assert _end_of_bonds(without_gap, 2.3, 0.2) == 2.3
 
 
 @pytest.mark.usefixtures("every_pair_is_a_bond")

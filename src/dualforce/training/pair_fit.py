@@ -30,8 +30,7 @@ GAP, MAX_IN_GAP = 0.2, 0.02
 """Bonds stand apart from other distances: over so many Å before a potential ends there
 are at most so many of its pairs, as a share. Where pairs come and go at its end, it is
 a step in the forces, which the network cannot undo and the forces of another model do
-not have. Where a gap as wide comes before these few, the potential ends in the middle
-of it: what is fitted to few pairs is wrong for those that are a little closer."""
+not have."""
 
 SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weights of the roughness that are tried. The roughness of a potential is the sum of
@@ -92,9 +91,8 @@ def only_bonds(
     frames: Sequence[Frame],
     length_unit: str,
 ) -> Integers:
-    """The coefficients of bonds among these: none for pairs of elements whose distances
-    have no gap before the end of the potential, and those up to a gap where there is
-    one (:data:`GAP`).
+    """The same coefficients, none for pairs of elements that are no bonds: whose
+    distances have no gap before the end of the potential (:data:`GAP`).
 
     :param potential: the potential.
     :param counts: see :func:`n_coefficients`.
@@ -104,35 +102,15 @@ def only_bonds(
     """
     ends = potential.spacing * counts
     gap = GAP * unit_conversion_factor("angstrom", length_unit or "angstrom")
-    inside: List[List[Array]] = [[np.zeros(0)] for _ in counts]
+    inside = np.zeros(len(counts), dtype=np.int64)
+    late = inside.copy()
     for frame in _spread(frames):
         lengths, pairs = _lengths_and_pairs(potential, edge_vectors(frame), frame)
-        for pair in np.unique(pairs):
-            inside[pair].append(lengths[(pairs == pair) & (lengths < ends[pair])])
-    stops = [
-        _end_of_bonds(np.concatenate(lengths), end, gap)
-        for lengths, end in zip(inside, ends, strict=True)
-    ]
-    return np.minimum(counts, (np.array(stops) / potential.spacing + 1e-6).astype(int))
-
-
-def _end_of_bonds(lengths: Array, end: float, gap: float) -> float:
-    """Where the potential of a pair of elements ends, 0 where it has none.
-
-    :param lengths: of its pairs, in any order, below ``end``.
-    :param end: where it ends at most.
-    :param gap: least width of a gap.
-    """
-    if not len(lengths):
-        return end
-    if np.mean(lengths >= end - gap) > MAX_IN_GAP:
-        return 0.0
-    stops = np.append(np.sort(lengths), end)
-    widths = np.diff(stops)
-    widest = int(np.argmax(widths))
-    if widths[widest] < gap or widest == len(widths) - 1:
-        return end
-    return float(stops[widest] + stops[widest + 1]) / 2.0
+        near = lengths < ends[pairs]
+        inside += np.bincount(pairs[near], minlength=len(counts))
+        near &= lengths >= ends[pairs] - gap
+        late += np.bincount(pairs[near], minlength=len(counts))
+    return np.where(late > MAX_IN_GAP * inside, 0, counts)
 
 
 def fit_pair_potential(
