@@ -2,10 +2,10 @@
 
 After Drautz, Phys. Rev. B 99, 014104 (2019), and Batatia et al., arXiv:2206.07697:
 products of densities around an atom describe its surroundings by angles and more, and
-the next layer sees densities weighted by what was learnt about each neighbour, and the
-densities of the neighbours themselves. Sums over neighbours are those of
-:mod:`dualforce.nn.neighbors`, and everything a layer makes is bounded, whatever the
-structure.
+the next layer sees densities weighted by what was learnt about each neighbour and, with
+tensor messages, the densities of the neighbours themselves. Sums over neighbours are
+those of :mod:`dualforce.nn.neighbors`, and everything a layer makes is bounded,
+whatever the structure.
 """
 
 from collections.abc import Sequence
@@ -262,7 +262,7 @@ class Layer(nn.Module):
     :param n_radial: radial basis functions.
     :param l_max: highest degree.
     :param n_triples: products of three densities, see :class:`Products`.
-    :param n_tensor_channels: of :class:`TensorMessages`; there are none without.
+    :param n_tensor_channels: channels of :class:`TensorMessages`, 0 for none.
     :param n_neighbors: typical number of neighbours; sums are divided by its root.
     """
 
