@@ -4,6 +4,7 @@ learns the rest."""
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,7 @@ from dualforce.training.pair_fit import polynomials
 from dualforce.training.preparation import wants_pairs
 
 
+MOLECULES = Path(__file__).parents[2] / "shared" / "data" / "3bpa-300K.xyz"
 CUTOFF = float(PAINN["cutoff"])
 WELLS = {("C", "C"): (0.3, 2.28), ("C", "Cl"): (1.0, 2.67), ("Cl", "Cl"): (2.0, 3.0)}
 """Depths and ends, which are within 1.5 sums of the covalent radii (0.76 and 1.02 A)
@@ -118,6 +120,24 @@ def test_bonds_stand_apart(tmp_path: Path) -> None:
     of_pairs = potential.coefficients[0].reshape(3, potential.n_intervals, 4)
     assert of_pairs[potential.pair_index[6, 6]].abs().max() > 0.0
     assert of_pairs[potential.pair_index[6, 17]].abs().max() == 0.0
+
+
+@pytest.mark.skipif(not MOLECULES.exists(), reason="needs the reference data")
+def test_just_outside_of_the_data(tmp_path: Path) -> None:
+    """Carbons a little farther apart than any in the data attract each other, less and
+    less up to the end of the potential."""
+    frames = ase.io.read(MOLECULES, ":450")
+    given = options(write(tmp_path / "molecules.xyz", frames))
+    given["architecture"]["model"]["pair_potential"] = True
+    model, _, dataset = prepare(given)
+    made = make_frames([dataset], "training", model, False)
+    fit_calibration(model, made, {}, True)
+    beyond = torch.linspace(1.65, 2.15, 11, dtype=torch.float64)
+    carbon = torch.full((11,), 6)
+    slopes = model.pair_potential.pair_energies(ENERGY, carbon, carbon, beyond)[1]
+    slopes = 2.0 * slopes  # of the two edges of a pair
+    assert slopes.min() > 0.0 and slopes.max() < 10.0
+    assert (slopes.diff() < 0.5).all()
 
 
 @pytest.mark.usefixtures("every_pair_is_a_bond")
