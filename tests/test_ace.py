@@ -429,12 +429,16 @@ def test_products_are_bounded() -> None:
     torch.testing.assert_close(small.density, 1e-3 * density)
 
 
-@pytest.mark.parametrize(("l_max", "n_force"), [(1, 5), (2, 5), (3, 5), (1, 0), (3, 0)])
-def test_compiled(l_max: int, n_force: int) -> None:
+@pytest.mark.parametrize(
+    ("l_max", "n_force", "n_tensor"),
+    [(1, 5, 4), (2, 5, 4), (3, 5, 4), (1, 0, 4), (3, 0, 4), (3, 5, 0)],
+)
+def test_compiled(l_max: int, n_force: int, n_tensor: int) -> None:
     """TorchScript gives the same, also alone in a structure, and for one output."""
     torch.manual_seed(0)
     hypers = small_hypers("ace")
     hypers["ace"] |= {"l_max": l_max, "n_force_channels": n_force, "n_triples": 4}
+    hypers["ace"]["n_tensor_channels"] = n_tensor
     backbone = make_backbone(hypers, [1, 6, 7, 8], "Angstrom")
     backbone.add_output(ENERGY, "scalar", 1)
     backbone.add_output("dipole", "vector", 2)

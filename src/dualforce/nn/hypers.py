@@ -52,7 +52,7 @@ class ACEHypers(TypedDict):
     n_tensor_channels: int = 0
     """Channels of the vectors and matrices that messages carry beside scalars; 16 make
     conservative forces of flexible molecules more accurate, and a step of the training
-    take a third longer."""
+    take a fifth to a third longer."""
     n_force_channels: int = 16
     """Channels of the forces along edges that direct forces and stresses are made of. 0
     makes them of vectors of atoms, as earlier versions did: less accurate."""

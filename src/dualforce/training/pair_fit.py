@@ -38,14 +38,14 @@ squared second differences of its coefficients. The fit minimises the sum of squ
 errors of forces plus the roughness times the weight times the mean diagonal element of
 the normal equations. The weight is found by cross-validation between two halves of the
 frames: the largest whose error is hardly more than the least one
-(:data:`HARDLY_MORE`). At distances that do not occur in the data the potential is a
-straight line."""
+(:data:`HARDLY_MORE`). Closer than in the data the potential is a straight line; from
+the longest bond on its force falls to zero."""
 
 HARDLY_MORE = 1.01
 """Sum of squared errors relative to the least one. Just outside of the data a potential
 is determined by the few longest bonds, and by its smoothness: with the weight of the
-least error, carbons 0.02 Å farther apart than any in 450 frames of a molecule repelled
-each other with 7 eV/Å."""
+least error, the force between carbons 0.02 Å farther apart than any in 450 frames of a
+molecule was wrong by 7 eV/Å."""
 
 MAX_ATOMS = 30_000
 """Atoms whose forces are fitted; more bring nothing."""
