@@ -4,9 +4,10 @@
     dualforce accelerate TEACHER STRUCTURES --temperature T --rounds 3 -o three
     python benchmarks/on_policy.py TEACHER STRUCTURES T one three
 
-The teacher alone runs at T and 1.5 T, from the first of the STRUCTURES and with other
-seeds than those runs. For each folder: evaluations of the teacher, structures its last
-student has learnt from, and the RMS of conservative minus direct force.
+The teacher alone runs at T and 1.5 T, from the first of the STRUCTURES, with other
+seeds and for longer than those runs. For each folder: evaluations of the teacher,
+structures its last student has learnt from, and the RMS of conservative minus direct
+force.
 """
 
 import argparse
@@ -27,15 +28,16 @@ from dualforce.distillation.teacher import Teacher, load_teacher
 from dualforce.md.timesteps import propose_timestep
 
 
-N_RUNS = 6
-"""Of 200 fs at each temperature; the last half of each is used."""
+N_RUNS, SPACING = 2, 100.0
+"""Runs at each temperature, and fs between their structures; the last half of each run
+is used."""
 
 
 def structures_at(
     teacher: Teacher, start: ase.Atoms, temperature: float, folder: Path
 ) -> List[ase.Atoms]:
     """Labelled structures of the teacher's own runs."""
-    mover = Mover(teacher.forces, propose_timestep(start))
+    mover = Mover(teacher.forces, propose_timestep(start), interval=SPACING)
     store = LabelStore(folder / f"{temperature:g}.extxyz")
     found: List[ase.Atoms] = []
     for number in range(N_RUNS):

@@ -129,7 +129,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "labels of 1 structures",
         "round 1: runs with the teacher",
         "round 1: training",
-        "round 2: runs with the pair, M = 4",
+        "round 2: runs with the pair, M = 16",
         "round 2: training",
         "inner steps at 300 K: equilibration",
     ):
@@ -399,9 +399,11 @@ def test_a_student_that_cannot_follow(tmp_path: Path) -> None:
     result = Acceleration(tmp_path, "a model", plan, [], [check])
     assert result.has_failed and result.n_inner is None is result.temperature
     assert (
-        "cannot follow a model: with no M above 1 is energy conserved at any of the "
-        "temperatures. at 600 K (the forces differ by 431 meV/Å): Use M = 1."
+        "cannot follow a model: no M above 1 conserves energy and is faster at any of "
+        "the temperatures. at 600 K (the forces differ by 431 meV/Å): Use M = 1."
     ) in _why_not(result)
+    check = Check(600.0, 1.0, 2, 0.0, 18.0, 0.95, "Use M = 2.", True)
+    assert not check.holds  # it conserves energy, and is no faster
 
 
 def test_runs_that_decide_nothing() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Tuple
 import numpy as np
 import pytest
 from ase import Atoms, units
-from potentials import Analytic, Bare, argon
+from potentials import Analytic, Bare, LennardJones, argon
 
 from dualforce.md import RespaVelocityVerlet, equilibrate
 from dualforce.md.constant_energy import (
@@ -191,6 +191,40 @@ def test_reference_run_is_the_conservative_one() -> None:
     np.testing.assert_array_equal(reference.run.atoms.positions, plain.atoms.positions)
     assert reference.candidate().n_inner == 1
     assert reference.candidate().correction is None
+
+
+class Rippled(Analytic):
+    """Another potential and short waves, through which argon at 60 K moves in some 50
+    fs."""
+
+    def __init__(self, smooth: Analytic) -> None:
+        super().__init__()
+        self.smooth, self.ripples = smooth, Wave(0.002)
+
+    def evaluate(self, atoms: Atoms) -> Tuple[float, Any, Any]:
+        """Energy and forces."""
+        own, there = atoms.copy(), self.smooth.evaluate(atoms)
+        own.positions *= 6.0
+        waves = self.ripples.evaluate(own)
+        return there[0] + waves[0] / 6.0, there[1] + waves[1], None
+
+
+@pytest.mark.parametrize("rough", ["conservative", "direct", "neither"])
+def test_rough_conservative_force(rough: str) -> None:
+    """What only the conservative force has of fast parts is told from the errors of a
+    direct force."""
+    atoms, _ = argon()
+    smooth, curly = (LennardJones(0.0104, 3.4, 5.0, curl) for curl in (0.0, 0.005))
+    potentials = {
+        "conservative": (Rippled(smooth), smooth),
+        "direct": (smooth, Rippled(smooth)),
+        "neither": (smooth, curly),
+    }
+    forces = Bare(*potentials[rough])
+    start = equilibrate(forces, atoms, 4.0 * units.fs, temperature_K=60.0)
+    run = ReferenceRun(start, 4.0 * units.fs, forces)
+    run.advance(3.0 * PICOSECOND)
+    assert run.is_rough(12) == (rough == "conservative")
 
 
 def test_short_runs_predict_too() -> None:

@@ -76,6 +76,11 @@ def test_machine_that_becomes_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.length_ps >= 1.0
 
 
+def cheap_direct_force(search: Any, timestep: float, n_inner: int) -> float:
+    """Speed if the conservative force costs three times more."""
+    return predicted(timestep / search._timesteps[0], n_inner).speed
+
+
 def test_time_for_another_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that is no longer good once its run has been continued is followed by
     one with a shorter outer step, and not the end of the search."""
@@ -88,12 +93,42 @@ def test_time_for_another_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
         return judged(search, run)
 
     monkeypatch.setattr(_Search, "_verdict", doubtful)
+    monkeypatch.setattr(_Search, "_speed", cheap_direct_force)
     atoms, forces = argon(curl=0.0002)
     step = 5.0 * units.fs
     result = tune(forces, atoms, timestep=step, temperature_K=60.0, seconds=8.0)
     _, second, first = result.candidates
     assert 1 < second.n_inner < first.n_inner
     assert first.length_ps > result.candidates[0].length_ps
+
+
+@pytest.mark.parametrize("cost", [0.6, 0.9])
+def test_only_what_pays_is_run(cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that are slower than the conservative force alone with its longest
+    timestep are left out where there are faster ones."""
+
+    def speed(search: Any, timestep: float, n_inner: int) -> float:
+        steps = timestep / search._timesteps[0]
+        return steps / (cost + 1.0 / n_inner)  # of a conservative force
+
+    monkeypatch.setattr(_Search, "_speed", speed)
+    atoms, forces = argon(curl=0.0002)
+    result = tune(
+        forces,
+        atoms,
+        timestep=[5.0 * units.fs, 10.0 * units.fs],
+        temperature_K=60.0,
+        seconds=6.0,
+        candidates=(2, 3),
+    )
+    assert [each.is_too_long for each in result.timesteps] == [False, False]
+    assert result.longest_fs == pytest.approx(10.0)
+    chosen = result.candidates[1]
+    # 0.6: M = 3 with 10 fs is 2.1 times as fast, and twice is the conservative force.
+    # 0.9: nothing is faster, and the fastest is run nevertheless.
+    assert (chosen.n_inner, chosen.timestep_fs) == (3, pytest.approx(10.0))
+    if cost == 0.6:
+        assert len(result.candidates) == 2
 
 
 def test_choice_of_the_timestep() -> None:
@@ -182,6 +217,8 @@ NAN = float("nan")
         ({"drift": (0.55, 0.30), "mean": (0.05, 0.02)}, "good"),
         ({"drift": (0.55, 0.30), "mean": (0.15, 0.05)}, "unclear"),
         ({"drift": (0.55, 0.10), "mean": (0.05, 0.02)}, "drifts"),
+        ({"drift": (-0.64, 0.28), "mean": (0.05, 0.02)}, "good"),
+        ({"drift": (-0.64, 0.28)}, "drifts"),
         ({"late": (0.9, 0.1), "mean": (0.05, 0.02)}, "drift grows"),
         ({"length_ps": 0.1, "mean": (0.05, 0.02)}, "unclear"),
         ({"late": (0.9, 0.1)}, "drift grows"),
@@ -307,6 +344,18 @@ def test_advice(rows: List[Candidate], words: str) -> None:
     result = Tuning(judged, 5.0, [], [])
     assert words in advice(result)
     assert len(table(result).splitlines()) == 1 + len(rows)
+
+
+@pytest.mark.parametrize("is_rough", [True, False])
+def test_advice_about_a_rough_conservative_force(is_rough: bool) -> None:
+    """It says from which number of inner steps on a better direct force is in vain."""
+    known = [
+        Prediction(0.5, n_inner, (drift, 0.01), 2.0, is_rough and n_inner > 4)
+        for n_inner, drift in ((4, 0.01), (8, 0.3), (16, 0.6))
+    ]
+    rows = judge_all([measured(n_inner=1), measured()])
+    words = advice(Tuning(rows, 5.0, known, []))
+    assert ("From M = 8 on, what heats" in words) == is_rough
 
 
 def test_timed_evaluations_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

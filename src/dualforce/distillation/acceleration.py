@@ -40,7 +40,15 @@ from ..md.tuning_report import advice, write
 from ..writing import replacing
 from .exploration import Exploration, explore
 from .labelling import FILE, LabelStore, label_frames, label_one
-from .plan import SPACING, Plan, Round, make_plan, plan_from, student_options
+from .plan import (
+    EXPLORING_INNER,
+    SPACING,
+    Plan,
+    Round,
+    make_plan,
+    plan_from,
+    student_options,
+)
 from .results import (
     FOLLOWS,
     STRUCTURE,
@@ -50,7 +58,7 @@ from .results import (
     RoundResult,
     write_report,
 )
-from .sampling import STUDENT_INNER, Mover, spread
+from .sampling import Mover, spread
 from .student import CHECKPOINT, STRUCTURES, STUDENT, train_student, write_structures
 from .teacher import Teacher, load_teacher
 
@@ -281,9 +289,9 @@ class Work:
                 self.teacher.forces,
                 load_forces(self.round_folder(number - 1) / STUDENT),
             )
-            mover = Mover(pair, plan.timestep, STUDENT_INNER, interval=SPACING)
+            mover = Mover(pair, plan.timestep, EXPLORING_INNER, interval=SPACING)
             pair.warm_up(known[0], self.teacher.labels_stress_of(known[0]))
-            doing = f"runs with the pair, M = {STUDENT_INNER}"
+            doing = f"runs with the pair, M = {EXPLORING_INNER}"
         part = f"round {number}: {doing}"
         self.progress(part, 0.0, calls * plan.teacher_seconds)
         return explore(
@@ -523,15 +531,13 @@ def _follows(met: Exploration) -> bool:
 def _as_check(result: Tuning, temperature: float) -> Check:
     tested = result.candidates[1:]
     first, best = result.candidates[0], result.best
-    suits = [t.fs for t in result.timesteps if not t.is_too_long]
-    longest = max(suits, default=first.timestep_fs)
     return Check(
         temperature,
         result.timestep_fs,
         result.recommended,
         best.known_drift[0] if best else None,
         result.correction,
-        result.speed(best) * first.timestep_fs / longest if best else None,
+        result.speed(best) * first.timestep_fs / result.longest_fs if best else None,
         advice(result),
         first.is_bad
         or any(each.is_good for each in tested)
@@ -548,9 +554,9 @@ def _why_not(result: Acceleration) -> str:
             size = f" (the forces differ by {check.correction:.0f} meV/Å)"
         parts.append(f"at {check.temperature:g} K{size}: {check.advice}")
     return (
-        f"the student cannot follow {result.teacher}: with no M above 1 is energy "
-        f"conserved at any of the temperatures. {' '.join(parts)} Give more --minutes, "
-        "more structures, or lower temperatures. No pair was written to "
+        f"the student cannot follow {result.teacher}: no M above 1 conserves energy "
+        f"and is faster at any of the temperatures. {' '.join(parts)} Give more "
+        "--minutes, more structures, or lower temperatures. No pair was written to "
         f"{result.folder}"
     )
 

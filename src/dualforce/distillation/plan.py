@@ -14,6 +14,12 @@ from ..md.tuning import FEW_STEPS
 from .sampling import FRAMES_PER_RUN, STUDENT_INNER
 
 
+EXPLORING_INNER = 16
+"""Inner steps of runs of the pair that meet structures. Each evaluation of the teacher
+labels one, and from structures that are farther apart the student learns more. Friction
+takes up the energy that such long outer steps bring."""
+
+
 CHECKING = (0.2, 0.45)
 """Shares of the time for the inner steps, least and most: as much as is needed for
 :data:`TESTS` of them."""
@@ -27,10 +33,10 @@ SAMPLING = 3.0 / 8.0
 MARGIN = 1.5
 """Runs go up to this multiple of the highest temperature."""
 
-MAX_FRAMES = 600
+MAX_FRAMES = 1200
 """New structures of all rounds: more take longer to learn than they are worth."""
 
-OVERSAMPLING = 3
+OVERSAMPLING = 2
 """Structures that are visited where the teacher is cheap, for one that is kept."""
 
 SPACING = 10.0
@@ -99,7 +105,7 @@ def make_plan(
     seconds = 60.0 * sampling / n_rounds
     rounds = []
     for number in range(1, n_rounds + 1):
-        n_inner = STUDENT_INNER if number > 1 else 1
+        n_inner = EXPLORING_INNER if number > 1 else 1
         steps = max(1, round(SPACING / (n_inner * timestep)))
         student_seconds = n_inner * STUDENT_SECONDS if number > 1 else 0.0
         affordable = int(seconds / (teacher_seconds + student_seconds))

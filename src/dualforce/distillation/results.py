@@ -71,8 +71,9 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the pair may be run with more than one inner step."""
-        return self.n_inner is not None and self.n_inner > 1
+        """Whether the pair may be run with more than one inner step, and pays."""
+        is_faster = self.speed is None or self.speed > 1.0
+        return self.n_inner is not None and self.n_inner > 1 and is_faster
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Acceleration:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it is known that no number of inner steps above one holds at any
-        temperature."""
+        """Whether it is known that no number of inner steps above one holds and pays
+        at any temperature."""
         return all(check.decided and not check.holds for check in self.checks)
 
 
@@ -180,7 +181,7 @@ def _sentence(check: Check) -> str:
     if not check.decided:
         return f"{where} the time was too short to tell. {check.advice}"
     if not check.holds:
-        return f"{where} no M above 1 conserves energy. {check.advice}"
+        return f"{where} no M above 1 conserves energy and is faster. {check.advice}"
     return (
         f"{where} M = {check.n_inner} with steps of {check.timestep:g} fs is "
         f"{check.speed:.1f} times as fast as the teacher alone, and energy drifts by "

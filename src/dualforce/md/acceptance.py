@@ -21,6 +21,10 @@ MIN_HEATING = 20.0
 SIGMAS = 2.0
 """Standard errors beyond which a difference counts."""
 
+AGAINST = 3.0
+"""Standard errors of the slope beyond which it counts against a spread that tells that
+the drift is accepted: of the slopes of random walks one in twenty exceeds two."""
+
 
 def judge(
     candidate: Candidate,
@@ -34,7 +38,8 @@ def judge(
     exact conservation, drift and heating of zero. Differences count if they exceed two
     standard errors. A run whose own drift is not known well enough is good where the
     spread of its energy tells that the drift to expect is accepted
-    (:func:`.statistics.power_from_spread`). Energy that has changed by
+    (:func:`.statistics.power_from_spread`), unless its slope is farther from that than
+    :data:`AGAINST` standard errors. Energy that has changed by
     :data:`MAX_DRIFT` is a failure by itself.
 
     :param candidate: the run.
@@ -63,7 +68,8 @@ def judge(
     heating, heating_error = difference(candidate.heating, conservative.heating)
     growth = candidate.growth
     # Comparisons with an error that is not known (NaN) are false.
-    if abs(drift) > tolerance and abs(drift) > SIGMAS * error:
+    is_told = most_drift(candidate) <= tolerance
+    if abs(drift) > tolerance and abs(drift) > (AGAINST if is_told else SIGMAS) * error:
         return "drifts"
     if abs(late) > tolerance + SIGMAS * late_error:
         return "drift grows"
@@ -72,7 +78,7 @@ def judge(
     if heating > MIN_HEATING and heating > 2.0 * SIGMAS * heating_error:
         return "heats"
     is_known = abs(drift) <= tolerance and error <= tolerance
-    return "good" if is_known or most_drift(candidate) <= tolerance else "unclear"
+    return "good" if is_known or is_told else "unclear"
 
 
 def most_drift(candidate: Candidate) -> float:

@@ -21,6 +21,10 @@ from .statistics import UNKNOWN, Estimate, power_from_spread, slope_with_error
 
 PICOSECOND = 1000.0 * units.fs
 
+SMOOTH = 0.1
+"""A direct force whose own fast parts have less than so much of the power that heats
+has nothing to do with it."""
+
 MIN_LENGTH_PS = 1.0
 """Shorter runs decide nothing, unless they fail: they miss instabilities that take
 their time, and slow vibrations look like a drift."""
@@ -293,6 +297,7 @@ class ReferenceRun(ConstantEnergyRun):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._power: List[float] = []
+        self._power_of_direct: List[float] = []
 
     def predict(self, n_inner: int, timestep: Optional[float] = None) -> Estimate:
         """Drift with multiple time steps beyond that of the conservative force, in
@@ -301,9 +306,24 @@ class ReferenceRun(ConstantEnergyRun):
         :param n_inner: inner steps in an outer step.
         :param timestep: inner step, in ASE's unit of time; by default that of the run.
         """
-        temperature = float(np.mean(self.series[2])) if self._power else 0.0
+        return self._predict(self._power, n_inner, timestep)
+
+    def is_rough(self, n_inner: int, timestep: Optional[float] = None) -> bool:
+        """Whether what heats is in the conservative force alone: fast parts, of kinks
+        or noise, that the direct force has not. False where the run is too short.
+
+        Arguments as of :meth:`predict`.
+        """
+        drift = self.predict(n_inner, timestep)[0]
+        of_direct = self._predict(self._power_of_direct, n_inner, timestep)[0]
+        return of_direct < SMOOTH * drift
+
+    def _predict(
+        self, power: List[float], n_inner: int, timestep: Optional[float]
+    ) -> Estimate:
+        temperature = float(np.mean(self.series[2])) if power else 0.0
         value, error = predicted_drift(
-            self._power, self.run.timestep, n_inner, temperature, timestep=timestep
+            power, self.run.timestep, n_inner, temperature, timestep=timestep
         )
         scale = 1000.0 * PICOSECOND / len(self.run.atoms)
         return scale * value, scale * error
@@ -324,4 +344,6 @@ class ReferenceRun(ConstantEnergyRun):
     def _record(self) -> None:
         super()._record()
         assert isinstance(self.run, BothForcesVerlet)
-        self._power.append(self.run.power)
+        power, of_direct = self.run.power
+        self._power.append(power)
+        self._power_of_direct.append(of_direct)

@@ -63,12 +63,15 @@ class BothForcesVerlet(RespaVelocityVerlet):
     """
 
     @property
-    def power(self) -> float:
-        """``g . v`` at the present structure, in eV over ASE's unit of time."""
+    def power(self) -> Tuple[float, float]:
+        """``g . v`` and ``f_D . v`` at the present structure, in eV over ASE's unit of
+        time."""
         direct = self.point.direct
         assert direct is not None
-        difference = self.point.conservative.forces - direct.forces
-        return float((difference * self.atoms.get_velocities()).sum())
+        velocities = self.atoms.get_velocities()
+        own = float((direct.forces * velocities).sum())
+        whole = float((self.point.conservative.forces * velocities).sum())
+        return whole - own, own
 
     def _evaluate(self) -> None:
         self.set_point(*self.forces.both(self.atoms, self.needs_stress))

@@ -1,6 +1,7 @@
 """Which timestep and how many inner steps (M) suit a model: a prediction from a run
 with conservative forces, and runs at constant energy that confirm it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,8 @@ class Prediction:
     speed: float
     """Relative to the conservative force with the shortest timestep, from the costs of
     single evaluations."""
+    is_rough: bool = False
+    """Whether the drift is due to fast parts of the conservative force alone."""
 
     @property
     def outer_step_fs(self) -> float:
@@ -131,6 +134,29 @@ class Tuning:
     def timestep_fs(self) -> float:
         """Timestep of the best one, or else the shortest, in fs."""
         return (self.best or self.candidates[0]).timestep_fs
+
+    @property
+    def longest_fs(self) -> float:
+        """The longest timestep that suits the conservative force alone, in fs."""
+        suits = [each.fs for each in self.timesteps if not each.is_too_long]
+        return max(suits, default=self.candidates[0].timestep_fs)
+
+    def pays(self, candidate: Candidate) -> bool:
+        """Whether it is faster than the conservative force alone with the longest
+        timestep that suits that."""
+        return self.speed(candidate) > self.longest_fs / self.candidates[0].timestep_fs
+
+    def limit(self, tolerance: float) -> Optional[Prediction]:
+        """With the timestep of the best one, the smallest number of inner steps whose
+        predicted drift is too large; none where there is none.
+
+        :param tolerance: accepted difference in drift, in meV/atom/ps.
+        """
+        for each in self.predictions:
+            is_large = each.drift[0] > PROMISING * tolerance
+            if is_large and math.isclose(each.timestep_fs, self.timestep_fs):
+                return each
+        return None
 
     @property
     def correction(self) -> Optional[float]:
@@ -376,6 +402,7 @@ class _Search:
                     n_inner,
                     reference.predict(n_inner, timestep),
                     self._speed(timestep, n_inner),
+                    reference.is_rough(n_inner, timestep),
                 )
                 for n_inner in candidates
             ]
@@ -442,8 +469,10 @@ class _Search:
             self._advance(run, 0.5 * left, self._deadline)
 
     def _worth_a_run(self) -> List[Prediction]:
-        """Those with a good prediction; the smallest number of inner steps where there
-        are none, or the run was too short to predict anything."""
+        """Those with a good prediction, and of these the ones that are faster than the
+        conservative force with the longest timestep, if there are any; the smallest
+        number of inner steps where no prediction is good, or the run was too short to
+        predict anything."""
         allowed = [each.fs for each in self.timesteps if not each.is_too_long]
         found = [
             prediction
@@ -452,7 +481,9 @@ class _Search:
                 [each for each in self.predictions if each.timestep_fs == timestep]
             )
         ]
-        return found or self.predictions[:1]
+        alone = max(allowed) * units.fs / self._timesteps[0]
+        faster = [prediction for prediction in found if prediction.speed > alone]
+        return faster or found or self.predictions[:1]
 
     def _add(
         self, run: ConstantEnergyRun, counted: CountedForces, length: float

@@ -164,10 +164,10 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
         )
     else:
         lines.append(_too_short(result.candidates, tolerance))
-    if best is not None and result.speed(best) < 1.0:
+    if best is not None and best.n_inner > 1 and not result.pays(best):
         lines.append(
-            "It is slower than the conservative force alone (M = 1): the direct force "
-            "takes too long to pay."
+            "It is slower than the conservative force alone (M = 1) with steps of "
+            f"{result.longest_fs:g} fs: the direct force does not pay."
         )
     if is_drifting(first.drift, tolerance):
         lines.append(
@@ -185,6 +185,13 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
         lines.append(
             f"Not decided: {', '.join(undecided)}; longer runs (more --minutes) would "
             "tell."
+        )
+    limit = result.limit(tolerance)
+    if limit is not None and limit.is_rough:
+        lines.append(
+            f"From M = {limit.n_inner} on, what heats are fast parts of the "
+            "conservative force itself (kinks or noise) that the direct force has not: "
+            "a better direct force allows no larger M."
         )
     return "\n".join(lines)
 
