@@ -412,7 +412,7 @@ def test_runs_that_decide_nothing() -> None:
     four = replace(eight, n_inner=4, outer_step_fs=8.0, verdict="unclear")
     eight = replace(eight, verdict="drifts")
     found = [
-        _as_check(Tuning(runs, 10.0, [], []), 300.0)
+        _as_check(Tuning(runs, 10.0, [], []), 300.0, 0.2)
         for runs in ([first, four, eight], [first, eight], list(RUNS))
     ]
     assert [each.decided for each in found] == [False, True, True]
@@ -426,7 +426,7 @@ def test_speed_is_that_beside_the_best_timestep_of_the_teacher() -> None:
         Timestep(3.0, 0.006, False, None),
         Timestep(4.0, 0.020, True, None),
     ]
-    check = _as_check(Tuning(list(RUNS), 10.0, [], timesteps), 300.0)
+    check = _as_check(Tuning(list(RUNS), 10.0, [], timesteps), 300.0, 0.2)
     assert check.speed == pytest.approx(80.0 / 20.0 / 1.5)
     assert check.drift == 0.1  # which is known better than that by the slope
 

@@ -350,6 +350,7 @@ class Work:
     def _check(self, plan: Plan, temperature: float) -> Check:
         """Find timestep and inner steps at a temperature."""
         seconds, atoms = 60.0 * plan.check_minutes, self.frames[0]
+        tolerance = self.description["tolerance_meV_per_atom_per_ps"]
         part = f"inner steps at {temperature:g} K"
 
         def report(task: str, share: float) -> None:
@@ -362,7 +363,7 @@ class Work:
                 atoms,
                 timestep=[step * units.fs for step in propose_timesteps(atoms)],
                 temperature_K=temperature,
-                tolerance=self.description["tolerance_meV_per_atom_per_ps"],
+                tolerance=tolerance,
                 seconds=seconds,
                 seed=self.seed,
                 progress=report,
@@ -373,7 +374,7 @@ class Work:
             )
         settings: Dict[str, object] = {"temperature_K": temperature}
         write(result, self.folder / f"tune-{temperature:g}K", settings)
-        return _as_check(result, temperature)
+        return _as_check(result, temperature, tolerance)
 
     # ------------------------------------------------------------------------ result
 
@@ -528,7 +529,7 @@ def _follows(met: Exploration) -> bool:
     )
 
 
-def _as_check(result: Tuning, temperature: float) -> Check:
+def _as_check(result: Tuning, temperature: float, tolerance: float) -> Check:
     tested = result.candidates[1:]
     first, best = result.candidates[0], result.best
     return Check(
@@ -538,7 +539,7 @@ def _as_check(result: Tuning, temperature: float) -> Check:
         best.known_drift[0] if best else None,
         result.correction,
         result.speed(best) * first.timestep_fs / result.longest_fs if best else None,
-        advice(result),
+        advice(result, tolerance),
         first.is_bad
         or any(each.is_good for each in tested)
         or (len(tested) > 0 and tested[0].is_bad),
