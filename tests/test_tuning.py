@@ -95,8 +95,14 @@ def test_time_for_another_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Search, "_verdict", doubtful)
     monkeypatch.setattr(_Search, "_speed", cheap_direct_force)
     atoms, forces = argon(curl=0.0002)
-    step = 5.0 * units.fs
-    result = tune(forces, atoms, timestep=step, temperature_K=60.0, seconds=8.0)
+    result = tune(
+        forces,
+        atoms,
+        timestep=5.0 * units.fs,
+        temperature_K=60.0,
+        seconds=8.0,
+        candidates=(2, 4, 8),  # which do not drift
+    )
     _, second, first = result.candidates
     assert 1 < second.n_inner < first.n_inner
     assert first.length_ps > result.candidates[0].length_ps

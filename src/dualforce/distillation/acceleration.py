@@ -538,7 +538,7 @@ def _as_check(result: Tuning, temperature: float, tolerance: float) -> Check:
         result.recommended,
         best.known_drift[0] if best else None,
         result.correction,
-        result.speed(best) * first.timestep_fs / result.longest_fs if best else None,
+        result.gain(best) if best else None,
         advice(result, tolerance),
         first.is_bad
         or any(each.is_good for each in tested)

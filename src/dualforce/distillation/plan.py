@@ -40,7 +40,7 @@ OVERSAMPLING = 2
 """Structures that are visited where the teacher is cheap, for one that is kept."""
 
 SPACING = 10.0
-"""Between structures of a run, in fs."""
+"""Between structures of a run, in fs; an outer step where that is longer."""
 
 NEIGHBORS, CUTOFFS = 38, (4.5, 6.0)
 """The cutoff of the student has so many neighbours, within limits in Å."""

@@ -38,9 +38,9 @@ def judge(
     exact conservation, drift and heating of zero. Differences count if they exceed two
     standard errors. A run whose own drift is not known well enough is good where the
     spread of its energy tells that the drift to expect is accepted
-    (:func:`.statistics.power_from_spread`), unless its slope is farther from that than
-    :data:`AGAINST` standard errors. Energy that has changed by
-    :data:`MAX_DRIFT` is a failure by itself.
+    (:func:`.statistics.power_from_spread`), unless the difference in drift exceeds
+    :data:`AGAINST` standard errors. Energy that has changed by :data:`MAX_DRIFT` is a
+    failure by itself.
 
     :param candidate: the run.
     :param conservative: the run with the conservative force alone; none if

@@ -141,10 +141,10 @@ class Tuning:
         suits = [each.fs for each in self.timesteps if not each.is_too_long]
         return max(suits, default=self.candidates[0].timestep_fs)
 
-    def pays(self, candidate: Candidate) -> bool:
-        """Whether it is faster than the conservative force alone with the longest
-        timestep that suits that."""
-        return self.speed(candidate) > self.longest_fs / self.candidates[0].timestep_fs
+    def gain(self, candidate: Candidate) -> float:
+        """Its speed relative to the conservative force alone with the longest timestep
+        that suits that."""
+        return self.speed(candidate) * self.candidates[0].timestep_fs / self.longest_fs
 
     def limit(self, tolerance: float) -> Optional[Prediction]:
         """With the timestep of the best one, the smallest number of inner steps whose

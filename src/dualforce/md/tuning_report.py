@@ -164,7 +164,7 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
         )
     else:
         lines.append(_too_short(result.candidates, tolerance))
-    if best is not None and best.n_inner > 1 and not result.pays(best):
+    if best is not None and best.n_inner > 1 and result.gain(best) <= 1.0:
         lines.append(
             "It is slower than the conservative force alone (M = 1) with steps of "
             f"{result.longest_fs:g} fs: the direct force does not pay."
