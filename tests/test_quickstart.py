@@ -42,14 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "options/quickstart.yaml",
         *("-o", "water.pt"),
         *("-r", "architecture.training.max_minutes=null"),
-        *("-r", "architecture.training.num_epochs=8"),
+        *("-r", "architecture.training.num_epochs=4"),
     )
     assert "min" in log and "left" in log
     return folder
 
 
 def test_learns(folder: Path) -> None:
-    """Eight epochs take both forces well below the spread of the labels."""
+    """Four epochs take both forces well below the spread of the labels."""
     atoms = ase.io.read(folder / HELD_OUT, 0)
     reference = atoms.get_forces()
     for direct in (False, True):

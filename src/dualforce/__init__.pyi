@@ -1,6 +1,12 @@
 from . import torchsim
 from .diagnostics import diagnose
-from .distillation import accelerate, combine, combine_files, continue_acceleration
+from .distillation import (
+    accelerate,
+    combine,
+    combine_files,
+    continue_acceleration,
+    sample,
+)
 from .engines import ModelReference, write_inputs
 from .engines.ipi import IPIDriver
 from .engines.openmm import openmm_simulation
@@ -74,6 +80,7 @@ __all__ = [
     "repartition_hydrogen_mass",
     "restore_run",
     "run_md",
+    "sample",
     "save_run",
     "set_thermal_momenta",
     "start_structure",

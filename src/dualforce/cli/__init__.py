@@ -11,7 +11,16 @@ from typing import Any
 import click
 
 
-COMMANDS = ("accelerate", "combine", "diagnose", "inputs", "md", "relax", "tune")
+COMMANDS = (
+    "accelerate",
+    "combine",
+    "diagnose",
+    "inputs",
+    "md",
+    "relax",
+    "sample",
+    "tune",
+)
 """Each is a function of this name in a module of this name."""
 
 

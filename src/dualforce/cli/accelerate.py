@@ -1,6 +1,5 @@
 """``dualforce accelerate``: from a model to a pair that runs faster."""
 
-import signal
 import sys
 from functools import partial
 from typing import Any, Optional
@@ -14,6 +13,7 @@ from ..distillation import accelerate as make_faster
 from ..distillation import continue_acceleration
 from ..distillation.results import REPORT, summary
 from ..md.acceptance import TOLERANCE
+from .common import interrupt_on_termination
 
 
 KEPT = ("temperatures", "rounds", "epochs", "tolerance", "seed", "output")
@@ -100,7 +100,7 @@ def accelerate(
     else:
         teacher, structures, output = _check_begun(inputs, options.pop("output"))
         make = partial(make_faster, teacher, structures, output, **options)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_termination()
     try:
         with logging_redirect_tqdm(), _Bar() as bar:
             result = make(device=device, progress=bar.show)
@@ -137,10 +137,6 @@ def _check_begun(inputs: tuple[str, ...], output: str | None) -> tuple[str, str,
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
     return inputs[0], inputs[1], output
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 class _Bar:

@@ -1,6 +1,7 @@
 """Arguments that several commands take."""
 
 import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,12 @@ def read_structure(path: str | Path) -> ase.Atoms:
     :raises ValueError: if the file cannot be read.
     """
     return read_structures(path, index=-1)[0]
+
+
+def interrupt_on_termination() -> None:
+    """Let SIGTERM do what Ctrl-C does, so that what was begun can be resumed."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

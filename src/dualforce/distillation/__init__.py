@@ -5,6 +5,7 @@ from .acceleration import accelerate
 from .combine import combine, combine_files
 from .continuation import continue_acceleration
 from .results import Acceleration, AccelerationError
+from .sample import sample
 
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "combine",
     "combine_files",
     "continue_acceleration",
+    "sample",
 ]

@@ -6,8 +6,8 @@ from typing import Any, Dict, List, Optional
 
 import ase
 import numpy as np
-import vesin
 
+from ..forces import pairs_within
 from ..md.constant_energy import MIN_LENGTH_PS
 from ..md.timesteps import propose_timestep
 from ..md.tuning import FEW_STEPS
@@ -205,20 +205,10 @@ def cutoff_for(frames: Sequence[ase.Atoms]) -> float:
     :param frames: the structures.
     """
     reach = 5.0
-    n_pairs = sum(_n_pairs(atoms, reach) for atoms in frames)
+    n_pairs = sum(len(pairs_within(atoms, reach)[0]) for atoms in frames)
     mean = n_pairs / sum(len(atoms) for atoms in frames)
     ideal = reach * (NEIGHBORS / max(mean, 1.0)) ** (1.0 / 3.0)
     return float(np.round(np.clip(ideal, *CUTOFFS), 1))
-
-
-def _n_pairs(atoms: ase.Atoms, reach: float) -> int:
-    """Pairs within a distance, each in both orders."""
-    periodic = atoms.copy()
-    if not (periodic.pbc.all() or not periodic.pbc.any()):
-        # vesin knows no mixed boundary conditions; an average needs none.
-        periodic.pbc = False
-    first, _ = vesin.ase_neighbor_list("ij", periodic, reach)
-    return len(first)
 
 
 def plan_from(content: Mapping[str, Any]) -> Plan:

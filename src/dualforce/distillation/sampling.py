@@ -220,7 +220,8 @@ def _label(
             continue
         info = {} if each.correction is None else {CORRECTION: each.correction}
         labelled.append((each.atoms, label, info))
-    store.add_run(labelled, name)
+    if labelled:
+        store.add_run(labelled, name)
 
 
 def is_known(atoms: ase.Atoms, known: Sequence[ase.Atoms]) -> bool:

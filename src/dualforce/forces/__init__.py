@@ -5,6 +5,7 @@ from .combined import CombinedForces, Cost, CountedForces, DirectOnly
 from .domain import TrainingDomain
 from .loading import Model, load_calculator, load_forces, names_calculator
 from .metatomic import DIRECT_FORCE, DIRECT_STRESS, MetatomicForces, load_model
+from .neighbors import pairs_within
 from .packages import absolute_name, split_name
 from .pair_folder import Pair, is_pair_folder, read_pair
 from .protocol import (
@@ -49,6 +50,7 @@ __all__ = [
     "load_forces",
     "load_model",
     "names_calculator",
+    "pairs_within",
     "read_pair",
     "split_name",
     "without_net_force",

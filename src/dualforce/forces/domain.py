@@ -6,9 +6,8 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import ase
 import numpy as np
-import vesin
-from ase.neighborlist import neighbor_list
-from numpy.typing import NDArray
+
+from .neighbors import pairs_within
 
 
 KEY = "dualforce-training-domain"
@@ -105,7 +104,7 @@ class TrainingDomain:
         )
         if not table.any():
             return None
-        first, second, distances = _pairs(atoms, float(CLOSER * table.max()))
+        first, second, distances = pairs_within(atoms, float(CLOSER * table.max()))
         known = table[index[first], index[second]]
         new = np.flatnonzero(distances < CLOSER * known)
         if len(new) == 0:
@@ -134,7 +133,7 @@ class TrainingDomain:
         # In a fully periodic structure the density says the same.
         if not self.neighbors or (self.density is not None and atoms.pbc.all()):
             return None
-        first, _, _ = _pairs(atoms, self.cutoff)
+        first, _, _ = pairs_within(atoms, self.cutoff)
         counts = np.bincount(first, minlength=len(atoms))
         symbols = atoms.get_chemical_symbols()
         most = np.array([self.neighbors.get(s, len(atoms)) for s in symbols])
@@ -177,14 +176,3 @@ def without_difference(extra: Mapping[str, str]) -> Dict[str, str]:
 def _range(least: float, greatest: float, style: str) -> str:
     low, high = f"{least:{style}}", f"{greatest:{style}}"
     return low if low == high else f"{low} to {high}"
-
-
-def _pairs(
-    atoms: ase.Atoms, cutoff: float
-) -> Tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """First and second atoms and distances of all pairs within the cutoff."""
-    periodic = atoms.pbc
-    # vesin knows no mixed boundary conditions
-    find = vesin.ase_neighbor_list if periodic.all() or not periodic.any() else None
-    i, j, d = (find or neighbor_list)("ijd", atoms, cutoff)
-    return i, j, d

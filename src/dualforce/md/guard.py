@@ -6,7 +6,8 @@ from typing import List, Optional
 
 import ase
 import numpy as np
-from ase.neighborlist import neighbor_list
+
+from ..forces import pairs_within
 
 
 OVERLAP = 0.5
@@ -152,7 +153,7 @@ def describe_overlap(atoms: ase.Atoms) -> str:
     there is none."""
     if not np.isfinite(atoms.positions).all():
         return ""
-    first, second, distances = neighbor_list("ijd", atoms, OVERLAP)
+    first, second, distances = pairs_within(atoms, OVERLAP)
     if len(distances) == 0:
         return ""
     closest = int(np.argmin(distances))
