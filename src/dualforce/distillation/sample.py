@@ -58,9 +58,11 @@ def sample(
     :raises ValueError: if an argument or a structure is unusable, the teacher does not
         know an element, or fails in every run.
     """
-    check_positive(frames=frames, **{f"temperature {t:g}": t for t in temperatures})
     if not temperatures:
         raise ValueError("give at least one temperature, in K")
+    check_positive(frames=frames)
+    for temperature in temperatures:
+        check_positive(temperature=temperature)
     starts = read_structures(structures)
     with tempfile.TemporaryDirectory() as exported:
         source = load_teacher(teacher, Path(exported), device)
