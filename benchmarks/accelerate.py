@@ -145,10 +145,12 @@ def table(results: Dict[str, Any]) -> str:
     for label, result in results.items():
         teacher, pair = result["teacher"], result["pair"]
         nve, nvt = pair["nve"], pair["nvt"]
-        change = max(
+        # None without a cell.
+        changes = [
             rms_difference(g, teacher["nvt"]["rdf"][name])
             for name, g in nvt["rdf"].items()
-        )
+        ]
+        change = f"{max(changes):.2f}" if changes else "–"
         lines.append(
             f"| {label} | {result['n_atoms']}, {result['K']:g} "
             f"| {teacher['timestep_fs']:g} "
@@ -156,7 +158,7 @@ def table(results: Dict[str, Any]) -> str:
             f"| {teacher['nve']['ms_per_fs'] / nve['ms_per_fs']:.1f} "
             f"| {nve['failed'] or with_error(nve['drift'], 2)} "
             f"| {with_error(nve['mean_drift'], 2)} "
-            f"| {temperatures(teacher['nvt'])} | {temperatures(nvt)} | {change:.2f} |"
+            f"| {temperatures(teacher['nvt'])} | {temperatures(nvt)} | {change} |"
         )
         if result["different_energies"] is not None:
             lines.append(
