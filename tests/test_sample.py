@@ -100,7 +100,7 @@ def test_other_files_stay_as_they_are(copper: Path, tmp_path: Path) -> None:
 
 
 def test_teacher_that_fails(tmp_path: Path) -> None:
-    """Element and frame where it does not know one, else that nothing came out."""
+    """In every run: that is said, and no file is left."""
     path = tmp_path / "si.xyz"
     ase.io.write(path, bulk("Si", cubic=True), format="extxyz")
     with pytest.raises(ValueError, match="fails in every run"):

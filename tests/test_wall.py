@@ -142,12 +142,9 @@ def test_outside_nothing_changes(backbone: str) -> None:
     assert (before[1] == after[1]).all() and (before[2] == after[2]).all()
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
-    ("backbone", "distance"),
-    [
-        *((backbone, d) for backbone in BACKBONES for d in (0.85, 0.78, 0.1974, 0.05)),
-        *(("ace", d) for d in (0.8296, 0.6, 0.21, 0.19)),
-    ],
+    "distance", [0.85, 0.8296, 0.78, 0.6, 0.21, 0.1974, 0.19, 0.05]
 )
 def test_forces_are_gradients(backbone: str, distance: float) -> None:
     """Across wall and core, by central differences."""
