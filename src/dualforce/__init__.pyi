@@ -5,6 +5,7 @@ from .distillation import (
     combine,
     combine_files,
     continue_acceleration,
+    difference,
     sample,
 )
 from .engines import ModelReference, write_inputs
@@ -72,6 +73,7 @@ __all__ = [
     "combine_files",
     "continue_acceleration",
     "diagnose",
+    "difference",
     "equilibrate",
     "fix_center_of_mass",
     "load_forces",

@@ -15,6 +15,7 @@ COMMANDS = (
     "accelerate",
     "combine",
     "diagnose",
+    "difference",
     "inputs",
     "md",
     "relax",

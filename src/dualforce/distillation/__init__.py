@@ -4,6 +4,7 @@ way from one to the other in one command."""
 from .acceleration import accelerate
 from .combine import combine, combine_files
 from .continuation import continue_acceleration
+from .difference import difference
 from .results import Acceleration, AccelerationError
 from .sample import sample
 
@@ -15,5 +16,6 @@ __all__ = [
     "combine",
     "combine_files",
     "continue_acceleration",
+    "difference",
     "sample",
 ]

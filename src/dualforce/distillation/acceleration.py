@@ -25,10 +25,8 @@ from ..forces import (
     EvaluationError,
     ForceSource,
     Pair,
-    absolute_name,
     load_forces,
-    names_calculator,
-    split_name,
+    portable_name,
 )
 from ..md import RunFailedError
 from ..md.acceptance import TOLERANCE
@@ -127,7 +125,7 @@ def accelerate(
     frames = read_structures(structures)
     folder = Path(output)
     description: Dict[str, Any] = {
-        "teacher": _portable(teacher),
+        "teacher": portable_name(teacher),
         "structures_sha256": hashlib.sha256(Path(structures).read_bytes()).hexdigest(),
         "temperatures_K": [float(t) for t in temperatures],
         "minutes": float(minutes),
@@ -440,16 +438,6 @@ def read_structures(structures: Union[str, Path]) -> List[ase.Atoms]:
     if not frames:
         raise ValueError(f"file '{structures}' holds no structure")
     return frames
-
-
-def _portable(teacher: str) -> str:
-    """The name of a teacher, valid in any working directory."""
-    if split_name(teacher) is not None:
-        return absolute_name(teacher)
-    if not names_calculator(teacher):
-        return str(Path(teacher).absolute())
-    place, _, name = teacher.rpartition(":")
-    return f"{Path(place).absolute()}:{name}" if place.endswith(".py") else teacher
 
 
 def _take(folder: Path, description: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ class LabelStore:
 
     def add(self, atoms: ase.Atoms, label: Label) -> None:
         """Keep the label of a structure from a file of the user."""
-        self._append([_frame(atoms, label, {ORIGIN: FILE})])
+        self._append([with_label(atoms, label, {ORIGIN: FILE})])
 
     def add_run(
         self, labelled: Sequence[Tuple[ase.Atoms, Label, Dict[str, Any]]], origin: str
@@ -97,7 +97,9 @@ class LabelStore:
         :param origin: name of the run.
         """
         common = {ORIGIN: origin, RUN_LENGTH: len(labelled)}
-        self._append([_frame(a, label, common | info) for a, label, info in labelled])
+        self._append(
+            [with_label(a, label, common | info) for a, label, info in labelled]
+        )
 
     def of_origin(self, origin: str) -> List[ase.Atoms]:
         """Structures of a run; none if some are missing."""
@@ -115,7 +117,7 @@ class LabelStore:
         self.frames |= {str(frame.info[DIGEST]): frame for frame in frames}
 
 
-def _frame(atoms: ase.Atoms, label: Label, info: Dict[str, Any]) -> ase.Atoms:
+def with_label(atoms: ase.Atoms, label: Label, info: Dict[str, Any]) -> ase.Atoms:
     """A structure with its label, as it is stored."""
     frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     frame.info = {DIGEST: digest(atoms), **info}

@@ -15,13 +15,14 @@ from ..forces import (
     DIRECT_STRESS,
     Array,
     ForceSource,
-    absolute_name,
     is_pair_folder,
     load_forces,
     load_model,
     names_calculator,
+    portable_name,
     read_pair,
     split_name,
+    split_sum,
 )
 
 
@@ -115,7 +116,7 @@ class ModelReference:
             if source is None or name is None:
                 continue
             place, name = source, name
-            if split_name(source) is not None:
+            if split_name(source) is not None or split_sum(source):
                 continue
             if names_calculator(source):
                 place, name = (text.rpartition(":")[0] for text in (source, name))
@@ -143,8 +144,8 @@ class ModelReference:
 def _name_in_folder(model: str, name: str) -> str:
     if not names_calculator(model):
         return name
-    if split_name(model) is not None:
-        return absolute_name(model)
+    if split_name(model) is not None or split_sum(model):
+        return portable_name(model)
     place, _, function = model.rpartition(":")
     return f"{Path(place).name if place.endswith('.py') else place}:{function}"
 

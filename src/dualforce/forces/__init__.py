@@ -1,12 +1,19 @@
 """Sources of forces: exported models, calculators of ASE, and combinations of them."""
 
 from .calculators import CalculatorForces, ConservativeCalculator
-from .combined import CombinedForces, Cost, CountedForces, DirectOnly
+from .combined import CombinedForces, Cost, CountedForces, DirectOnly, SummedForces
 from .domain import TrainingDomain
-from .loading import Model, load_calculator, load_forces, names_calculator
+from .loading import (
+    Model,
+    load_calculator,
+    load_forces,
+    names_calculator,
+    portable_name,
+    split_sum,
+)
 from .metatomic import DIRECT_FORCE, DIRECT_STRESS, MetatomicForces, load_model
 from .neighbors import pairs_within
-from .packages import absolute_name, split_name
+from .packages import split_name
 from .pair_folder import Pair, is_pair_folder, read_pair
 from .protocol import (
     Array,
@@ -40,8 +47,8 @@ __all__ = [
     "MissingForceError",
     "Model",
     "Pair",
+    "SummedForces",
     "TrainingDomain",
-    "absolute_name",
     "check_finite",
     "is_pair_folder",
     "list_atoms",
@@ -51,7 +58,9 @@ __all__ = [
     "load_model",
     "names_calculator",
     "pairs_within",
+    "portable_name",
     "read_pair",
     "split_name",
+    "split_sum",
     "without_net_force",
 ]

@@ -2,11 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Tuple, TypeVar
 
 import ase
+import numpy as np
 from torch import Tensor
 
 from .protocol import (
@@ -75,6 +76,52 @@ class CombinedForces(ForceSource):
         """Forget what both sources have kept."""
         for source in (self.energy_source, self.direct_source):
             source.reset()
+
+
+class SummedForces(ForceSource):
+    """The sum of energies, conservative forces and stresses of several sources: a cheap
+    method and a model of what it lacks.
+
+    :param terms: the sources.
+    :raises MissingForceError: if one of them has no energy or no conservative force.
+    """
+
+    def __init__(self, terms: Sequence[ForceSource]) -> None:
+        for term in terms:
+            if not (term.has_conservative and term.has_energy):
+                raise MissingForceError(
+                    f"{term.name} has no energy with conservative forces to add"
+                )
+        self.terms = list(terms)
+        self.name = " + ".join(term.name for term in terms)
+        if all(term.digest for term in terms):
+            content = " + ".join(term.digest for term in terms).encode()
+            self.digest = hashlib.sha256(content).hexdigest()
+        self.device = terms[-1].device
+        known = [term.elements for term in terms if term.elements is not None]
+        self.elements = frozenset.intersection(*known) if known else None
+        self.domain = next((t.domain for t in terms if t.domain is not None), None)
+        self.has_stress = all(term.has_stress for term in terms)
+
+    def conservative(self, atoms: ase.Atoms, stress: bool = False) -> Evaluation:
+        """Sums of energies, conservative forces and, where all have one, stresses."""
+        found = [term.conservative(atoms, stress) for term in self.terms]
+        stresses = [one.stress for one in found if one.stress is not None]
+        return Evaluation(
+            np.sum([one.forces for one in found], axis=0),
+            sum(one.energy for one in found if one.energy is not None),
+            np.sum(stresses, axis=0) if len(stresses) == len(found) else None,
+        )
+
+    def warm_up(self, atoms: ase.Atoms, stress: bool = False) -> None:
+        """Prepare all terms."""
+        for term in self.terms:
+            term.warm_up(atoms, stress)
+
+    def reset(self) -> None:
+        """Forget what the terms have kept."""
+        for term in self.terms:
+            term.reset()
 
 
 class _Delegate(ForceSource):

@@ -8,15 +8,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 from ase.calculators.calculator import Calculator
 from metatomic.torch import AtomisticModel
 
 from .calculators import CalculatorForces
-from .combined import CombinedForces
+from .combined import CombinedForces, SummedForces
 from .metatomic import MetatomicForces
-from .packages import known_names, make_calculator, split_name
+from .packages import absolute_name, known_names, make_calculator, split_name
 from .pair_folder import is_pair_folder, read_pair
 from .protocol import ForceSource
 
@@ -24,7 +24,8 @@ from .protocol import ForceSource
 Model = Union[str, Path, AtomisticModel, Calculator, ForceSource]
 """What can be loaded: an exported model (a file, or loaded), a folder of `dualforce
 accelerate`, a calculator of ASE, ``module:callable`` or ``file.py:callable`` for what
-returns one, the name of a package's model, or a source."""
+returns one, the name of a package's model, a sum of these (``gfn2-xtb+model.pt``), or a
+source."""
 
 
 def load_forces(
@@ -39,8 +40,9 @@ def load_forces(
 
     :param model: an exported model (``model.pt``), a folder of ``dualforce
         accelerate``, a calculator of ASE, ``module:callable`` (``file.py:callable``)
-        for what returns a calculator when it is called without arguments, or the name
-        of a package's model (:mod:`dualforce.forces.packages`).
+        for what returns a calculator when it is called without arguments, the name of
+        a package's model (:mod:`dualforce.forces.packages`), or a sum of these with
+        plus signs between them.
     :param direct_model: likewise; takes direct forces from there.
     :param device: torch device of exported models, by default the best they support;
         calculators choose themselves.
@@ -71,6 +73,11 @@ def _load_one(
         return model
     if _is_calculator(model):
         return CalculatorForces(model)  # type: ignore
+    if isinstance(model, (str, Path)) and split_sum(model):
+        terms = split_sum(model)
+        return SummedForces(
+            [_load_one(term, device, variant, extensions) for term in terms]
+        )
     if isinstance(model, (str, Path)) and names_calculator(model):
         return load_calculator(str(model))
     if isinstance(model, (str, Path)):
@@ -101,13 +108,49 @@ def _is_calculator(model: Any) -> bool:
 
 def names_calculator(model: Union[str, Path]) -> bool:
     """Whether a text has the form ``module:callable`` or ``file.py:callable``, or is
-    the name of a package's model."""
+    the name of a package's model, or a sum."""
     text = str(model)
     if Path(text).exists():
         return False
+    if split_sum(text):
+        return True
     place, colon, name = text.rpartition(":")
     has_form = bool(colon and place and name.isidentifier())
     return has_form or split_name(text) is not None
+
+
+def split_sum(model: Union[str, Path]) -> List[str]:
+    """The terms of a sum such as ``gfn2-xtb+difference.pt``; none if it is no sum.
+
+    A file may have a plus sign in its name, also where it follows the name of a
+    package's model or holds a callable.
+
+    :param model: as the user gave it.
+    """
+    text = str(model)
+    _, argument = split_name(text) or (text, None)
+    files = (text, text.rpartition(":")[0], argument or text)
+    terms = text.split("+")
+    if len(terms) < 2 or not all(terms) or any(Path(f).exists() for f in files if f):
+        return []
+    known = any(Path(term).is_file() or names_calculator(term) for term in terms)
+    return terms if known else []
+
+
+def portable_name(model: str) -> str:
+    """The same model by a name that is valid in any working directory.
+
+    :param model: a file, ``module:callable``, the name of a package's model, or a sum.
+    """
+    terms = split_sum(model)
+    if terms:
+        return "+".join(portable_name(term) for term in terms)
+    if split_name(model) is not None:
+        return absolute_name(model)
+    if not names_calculator(model):
+        return str(Path(model).absolute())
+    place, _, name = model.rpartition(":")
+    return f"{Path(place).absolute()}:{name}" if place.endswith(".py") else model
 
 
 def load_calculator(spec: str) -> CalculatorForces:

@@ -237,6 +237,36 @@ def _gradient(
     return values
 
 
+def read_labels(
+    filename: str, energy_key: str, forces_key: str, stress_key: str
+) -> List[Tuple[float, np.ndarray, Optional[np.ndarray]]]:
+    """Energies, forces and, where there are any, stresses of the frames of a file, in
+    the units of the file.
+
+    :param filename: name of the file.
+    :param energy_key: where the energies are.
+    :param forces_key: where the forces are.
+    :param stress_key: where the stresses are.
+    :raises ValueError: if an energy or forces are missing, or a label is misshapen or
+        not finite.
+    """
+    labels = []
+    for index, atoms in enumerate(read_frames(filename)):
+        energy = _energy(atoms, filename, index, energy_key)
+        forces = _forces(atoms, filename, index, forces_key)
+        if forces is None:
+            known = sorted(set(map(str, atoms.arrays)) - {"numbers", "positions"})
+            raise ValueError(
+                f"{_where(filename, index)}: there are no forces under the key "
+                f"'{forces_key}'.{nearest(forces_key, known)} The frame has: "
+                f"{', '.join(known) or 'nothing'}."
+            )
+        strain = _strain_gradient(atoms, filename, index, stress_key, False)
+        stress = None if strain is None else strain / atoms.cell.volume
+        labels.append((float(energy.item()), forces, stress))
+    return labels
+
+
 def _gradient_block(
     values: Optional[np.ndarray], shape: Tuple[int, ...], samples: Labels, sign: float
 ) -> TensorBlock:
