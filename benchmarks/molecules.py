@@ -4,15 +4,18 @@
     python benchmarks/molecules.py DATA acetylacetone --set n_channels=128 n_triples=4
     python benchmarks/molecules.py DATA acetylacetone --minutes 30 --model model.pt
     python benchmarks/molecules.py DATA 3bpa --pretrain gfn2-xtb --minutes 30
+    python benchmarks/molecules.py DATA 3bpa --difference gfn2-xtb --minutes 120
 
 DATA is the folder with ``acetylacetone-300K.xyz``, ``acetylacetone-600K.xyz``,
 ``3bpa-300K.xyz`` and ``3bpa-mixedT.xyz``. Trains on one core, on frames 0-449, and
 tests on frames 450-499 and on the other file; with ``--model`` it tests a model that
 was trained so before. With ``--pretrain`` it runs a cheap method from the training
 frames first (``dualforce sample``), trains on what that meets for two fifths of the
-time that is left, and goes on from there on the frames; the minutes are those of all
-of it. Results are added to ``docs/benchmarks/molecules.json``, and the table is made
-of all that it holds.
+time that is left, and goes on from there on the frames. With ``--difference`` it trains
+on what the cheap method lacks for a quarter of the time (``dualforce difference``),
+runs the sum of both from the frames, and trains on what that meets and on the frames
+for the time that is left. The minutes are those of all of it. Results are added to
+``docs/benchmarks/molecules.json``, and the table is made of all that it holds.
 """
 
 import argparse
@@ -40,7 +43,9 @@ N_TRAIN = 450
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
 """Of the runs with a cheap method, in K."""
 FIRST = 0.4
-"""Share of the training time for what these meet."""
+"""Share of the training time for what these meet, before the frames."""
+DIFFERENCE = 0.22
+"""Share of all of the time for a model of what a cheap method lacks."""
 
 
 def train_on(
@@ -90,6 +95,20 @@ def train_on(
     return folder / "model.pt"
 
 
+def run_method(
+    method: str, folder: Path, training: List[ase.Atoms], n_frames: int
+) -> List[ase.Atoms]:
+    """What runs with a method meet, labelled by it."""
+    ase.io.write(folder / "frames.xyz", training)
+    return dualforce.sample(
+        method,
+        folder / "frames.xyz",
+        folder / "sampled.xyz",
+        temperatures=TEMPERATURES,
+        frames=n_frames,
+    )
+
+
 def train_after(
     method: str,
     n_frames: int,
@@ -103,14 +122,7 @@ def train_after(
     """Train on structures labelled by a cheap method, then on the frames."""
     begin = time.perf_counter()
     folder.mkdir(parents=True)
-    ase.io.write(folder / "frames.xyz", training)
-    sampled = dualforce.sample(
-        method,
-        folder / "frames.xyz",
-        folder / "sampled.xyz",
-        temperatures=TEMPERATURES,
-        frames=n_frames,
-    )
+    sampled = run_method(method, folder, training, n_frames)
     left = minutes - (time.perf_counter() - begin) / 60.0
     print(f"{len(sampled)} frames of {method}, {left:.1f} minutes are left", flush=True)
     every = len(sampled) // len(validation)
@@ -128,6 +140,40 @@ def train_after(
         (1.0 - FIRST) * left,
         first.with_suffix(".ckpt"),
     )
+
+
+def train_beside(
+    method: str,
+    n_frames: int,
+    folder: Path,
+    training: List[ase.Atoms],
+    validation: List[ase.Atoms],
+    backbone: str,
+    changes: Dict[str, Any],
+    minutes: float,
+) -> Path:
+    """Train on the frames and on structures labelled by a cheap method and a model of
+    what it lacks."""
+    begin = time.perf_counter()
+    folder.mkdir(parents=True)
+    ase.io.write(folder / "data.xyz", [*training, *validation])
+    lacking = dualforce.difference(
+        method, folder / "data.xyz", folder / "difference.xyz"
+    )
+    learnt, held_out = lacking[: len(training)], lacking[len(training) :]
+    model = train_on(
+        folder / "difference",
+        learnt,
+        held_out,
+        backbone,
+        changes,
+        DIFFERENCE * minutes,
+    )
+    sampled = run_method(f"{method}+{model}", folder, training, n_frames)
+    left = minutes - (time.perf_counter() - begin) / 60.0
+    print(f"{len(sampled)} frames of the sum, {left:.1f} minutes are left", flush=True)
+    both = [*sampled, *training]
+    return train_on(folder / "sum", both, validation, backbone, changes, left)
 
 
 def errors(model: Path, frames: List[ase.Atoms]) -> Dict[str, float]:
@@ -175,7 +221,9 @@ def table(results: Dict[str, Any]) -> List[str]:
         "meV/atom. `python benchmarks/molecules.py DATA SYSTEM --minutes MINUTES "
         "[--set n_channels=128 n_triples=4]`; frames 450-499 chose the best weights. "
         "`gfn2-xtb first`: with `--pretrain gfn2-xtb`, a training on structures that "
-        "this method labels comes first, and the minutes include it.",
+        "this method labels comes first. `gfn2-xtb corrected`: with `--difference "
+        "gfn2-xtb`, beside structures that this method and a model of what it lacks "
+        "label. The minutes include all of it.",
         "",
         "| system | network | minutes | test set | conservative | direct | worst frame "
         "| energy |",
@@ -201,8 +249,10 @@ def main() -> None:
     parser.add_argument("--backbone", default="ace")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--pretrain", metavar="METHOD")
-    parser.add_argument("--frames", type=int, default=1000, help="to pre-train on")
+    cheap = parser.add_mutually_exclusive_group()
+    cheap.add_argument("--pretrain", metavar="METHOD")
+    cheap.add_argument("--difference", metavar="METHOD")
+    parser.add_argument("--frames", type=int, default=1000, help="of the cheap method")
     parser.add_argument("--work", type=Path, default=Path("outputs/molecules"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -213,6 +263,9 @@ def main() -> None:
     if arguments.pretrain:
         network += f", {arguments.pretrain} first"
         train = partial(train_after, arguments.pretrain, arguments.frames)
+    if arguments.difference:
+        network += f", {arguments.difference} corrected"
+        train = partial(train_beside, arguments.difference, arguments.frames)
     key = f"{arguments.system}/{network}/{arguments.minutes:05.1f}"
     model = arguments.model or train(
         arguments.work / key,
