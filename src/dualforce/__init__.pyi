@@ -20,6 +20,7 @@ from .forces import (
     ForceSource,
     MetatomicForces,
     MissingForceError,
+    SummedForces,
     load_forces,
 )
 from .md import (
@@ -67,6 +68,7 @@ __all__ = [
     "RespaSVR",
     "RespaVelocityVerlet",
     "RunFailedError",
+    "SummedForces",
     "Tuning",
     "accelerate",
     "combine",

@@ -80,10 +80,11 @@ def accelerate(
     """Make TEACHER faster on STRUCTURES: a small network learns its forces.
 
     TEACHER is an exported model (model.pt), a checkpoint of metatrain (model.ckpt),
-    module:callable (file.py:callable) for what returns a calculator of ASE, or the name
-    of a package's model: sevennet-0, chgnet, mace:FILE, gfn1-xtb, gfn2-xtb. The
-    structures need no labels. Afterwards `dualforce md FOLDER` runs the pair, whose
-    energy is that of TEACHER. Where its runs come to structures it knows too little of,
+    module:callable (file.py:callable) for what returns a calculator of ASE, the name of
+    a package's model (sevennet-0, chgnet, mace:FILE, gfn1-xtb, gfn2-xtb), or a sum of
+    these (gfn2-xtb+model.pt). The structures need no labels. Afterwards `dualforce md
+    FOLDER` runs the pair, whose energy is that of TEACHER. Where its runs come to
+    structures it knows too little of,
 
     dualforce accelerate --continue FOLDER run/collected.extxyz ...
 

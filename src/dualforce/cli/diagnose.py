@@ -74,9 +74,9 @@ def diagnose(
     """Judge the forces of each MODEL on STRUCTURES, and write a report.
 
     A MODEL is an exported model (model.pt), a folder of `dualforce accelerate`,
-    module:callable (file.py:callable) for what returns a calculator of ASE, or the name
-    of a package's model (sevennet-0, mace:FILE). Results are kept in the folder as they
-    come: the same command goes on where it was interrupted.
+    module:callable (file.py:callable) for what returns a calculator of ASE, the name of
+    a package's model (sevennet-0, mace:FILE), or a sum of these. Results are kept
+    in the folder as they come: the same command goes on where it was interrupted.
     """
     with (
         logging_redirect_tqdm(),

@@ -52,11 +52,12 @@ def md(
 
     MODEL is an exported model (model.pt), module:callable (file.py:callable) for what
     returns a calculator of ASE, the name of a package's model (sevennet-0, mace:FILE),
-    or a folder of `dualforce accelerate`, which brings a STRUCTURE, a temperature,
-    timestep and M along. Direct forces act in every step, conservative ones in every
-    M-th (--inner). The folder receives trajectory.extxyz, log.csv, final.extxyz and a
-    checkpoint; Ctrl-C leaves a run that the same command with --resume continues. With
-    a larger --steps, --resume extends a run.
+    a sum of these (gfn2-xtb+model.pt), or a folder of `dualforce accelerate`, which
+    brings a STRUCTURE, a temperature, timestep and M along. Direct forces act in
+    every step, conservative ones in every M-th (--inner). The folder receives
+    trajectory.extxyz, log.csv, final.extxyz and a checkpoint; Ctrl-C leaves a run that
+    the same command with --resume continues. With a larger --steps, --resume extends a
+    run.
     """
     outcome = run_md(
         model.load(),

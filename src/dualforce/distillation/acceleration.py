@@ -102,7 +102,8 @@ def accelerate(
     All of it is kept in a folder. Killed, the same call goes on where it was.
 
     :param teacher: an exported model, a checkpoint of metatrain, ``module:callable``
-        for a calculator of ASE, or the name of a package's model.
+        for a calculator of ASE, the name of a package's model, or a sum of these
+        (``gfn2-xtb+model.pt``).
     :param structures: file of structures, in any format of ASE; they need no labels.
     :param output: the folder; :func:`~dualforce.load_forces` loads it.
     :param temperatures: at which the pair is to run, in K.

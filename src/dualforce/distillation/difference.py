@@ -38,7 +38,8 @@ def difference(
     structures nearly as the method of the data does (:func:`sample`).
 
     :param teacher: an exported model, a checkpoint of metatrain, ``module:callable``
-        for a calculator of ASE, or the name of a package's model.
+        for a calculator of ASE, the name of a package's model, or a sum of these
+        (``gfn2-xtb+model.pt``).
     :param structures: the data, in any format of ASE, in eV and Å.
     :param output: extended XYZ file, in eV and Å. Labels of the teacher are kept beside
         it until all are there: an interrupted call goes on where it was.

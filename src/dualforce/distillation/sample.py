@@ -45,7 +45,8 @@ def sample(
     adds some.
 
     :param teacher: an exported model, a checkpoint of metatrain, ``module:callable``
-        for a calculator of ASE, or the name of a package's model.
+        for a calculator of ASE, the name of a package's model, or a sum of these
+        (``gfn2-xtb+model.pt``).
     :param structures: file of structures, in any format of ASE; labels in it are not
         read.
     :param output: extended XYZ file, in eV and Å.

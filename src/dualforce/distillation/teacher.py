@@ -58,8 +58,8 @@ def load_teacher(source: str, folder: Path, device: Optional[str] = None) -> Tea
     """Load a teacher.
 
     :param source: an exported metatomic model, a checkpoint of metatrain (``.ckpt``),
-        ``module:callable``, which returns a calculator of ASE, or the name of a
-        package's model.
+        ``module:callable``, which returns a calculator of ASE, the name of a package's
+        model, or a sum of these (``gfn2-xtb+model.pt``), without checkpoints.
     :param folder: where a checkpoint is exported to.
     :param device: torch device of metatomic models, by default the best.
     :raises FileNotFoundError: if there is no such file.

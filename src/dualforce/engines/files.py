@@ -35,7 +35,7 @@ class ModelReference:
 
     model: str
     """Exported model (a file), ``module:callable`` or ``file.py:callable`` for what
-    returns a calculator of ASE, or the name of a package's model."""
+    returns a calculator of ASE, the name of a package's model, or a sum of these."""
     direct_model: Optional[str] = None
     """Likewise; takes direct forces from there."""
     device: Optional[str] = None
