@@ -1,6 +1,5 @@
 """``dualforce accelerate``: from a model to a pair that runs faster."""
 
-import sys
 from functools import partial
 from typing import Any, Optional
 
@@ -13,7 +12,7 @@ from ..distillation import accelerate as make_faster
 from ..distillation import continue_acceleration
 from ..distillation.results import REPORT, summary
 from ..md.acceptance import TOLERANCE
-from .common import interrupt_on_termination
+from .common import resumable
 
 
 KEPT = ("temperatures", "rounds", "epochs", "tolerance", "seed", "output")
@@ -101,13 +100,8 @@ def accelerate(
     else:
         teacher, structures, output = _check_begun(inputs, options.pop("output"))
         make = partial(make_faster, teacher, structures, output, **options)
-    interrupt_on_termination()
-    try:
-        with logging_redirect_tqdm(), _Bar() as bar:
-            result = make(device=device, progress=bar.show)
-    except KeyboardInterrupt:
-        click.echo("Interrupted. The same command goes on from here.", err=True)
-        sys.exit(130)
+    with resumable(), logging_redirect_tqdm(), _Bar() as bar:
+        result = make(device=device, progress=bar.show)
     for line in summary(result):
         click.echo(line)
     click.echo(f"Written: {result.folder / REPORT}")

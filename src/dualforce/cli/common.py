@@ -2,7 +2,9 @@
 
 import functools
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,18 @@ def read_structure(path: str | Path) -> ase.Atoms:
     :raises ValueError: if the file cannot be read.
     """
     return read_structures(path, index=-1)[0]
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Leave a command that an interrupt or SIGTERM stops with a sentence and the status
+    of an interrupt; for commands that go on where they were."""
+    interrupt_on_termination()
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted. The same command goes on from here.", err=True)
+        sys.exit(130)
 
 
 def interrupt_on_termination() -> None:

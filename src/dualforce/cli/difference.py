@@ -1,11 +1,10 @@
 """``dualforce difference``: what a cheap method lacks."""
 
-import sys
-
 import click
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..distillation import difference as subtract
-from .common import interrupt_on_termination
+from .common import resumable
 
 
 @click.command()
@@ -39,8 +38,7 @@ def difference(
     accelerate` takes. A model that is trained on the difference, MODEL.pt, makes
     TEACHER+MODEL.pt a name of the sum, for `dualforce sample` and all other commands.
     """
-    interrupt_on_termination()
-    try:
+    with resumable(), logging_redirect_tqdm():
         found = subtract(
             teacher,
             data,
@@ -50,7 +48,4 @@ def difference(
             stress_key=stress_key,
             device=device,
         )
-    except KeyboardInterrupt:
-        click.echo("Interrupted. The same command goes on from here.", err=True)
-        sys.exit(130)
     click.echo(f"Written: {output} ({len(found)} frames, {data} minus {teacher})")

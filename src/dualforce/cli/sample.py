@@ -1,11 +1,10 @@
 """``dualforce sample``: labelled structures of a cheap method."""
 
-import sys
-
 import click
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..distillation import sample as label_runs
-from .common import interrupt_on_termination
+from .common import resumable
 
 
 @click.command()
@@ -44,8 +43,7 @@ def sample(
     accelerate` takes. Data for a first training, which makes one on few frames of an
     expensive method much more accurate (options/finetune.yaml).
     """
-    interrupt_on_termination()
-    try:
+    with resumable(), logging_redirect_tqdm():
         found = label_runs(
             teacher,
             structures,
@@ -55,7 +53,4 @@ def sample(
             seed=seed,
             device=device,
         )
-    except KeyboardInterrupt:
-        click.echo("Interrupted. The same command goes on from here.", err=True)
-        sys.exit(130)
     click.echo(f"Written: {output} ({len(found)} structures labelled by {teacher})")
