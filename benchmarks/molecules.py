@@ -13,8 +13,9 @@ was trained so before. With ``--pretrain`` it runs a cheap method from the train
 frames first (``dualforce sample``), trains on what that meets for two fifths of the
 time that is left, and goes on from there on the frames. With ``--difference`` it trains
 on what the cheap method lacks for a quarter of the time (``dualforce difference``),
-runs the sum of both from the frames, and trains on what that meets and on the frames
-for the time that is left. The minutes are those of all of it. Results are added to
+runs the sum of both from the frames, trains on what that meets and on the frames, and
+at last for a few minutes on the frames alone. The minutes are those of all of it.
+Results are added to
 ``docs/benchmarks/molecules.json``, and the table is made of all that it holds.
 """
 
@@ -46,6 +47,10 @@ FIRST = 0.4
 """Share of the training time for what these meet, before the frames."""
 DIFFERENCE = 0.22
 """Share of all of the time for a model of what a cheap method lacks."""
+LAST = 0.022
+"""Share of all of the time for the frames alone at the end, after such a model."""
+LAST_RATE = 1e-3
+"""Learning rate there, that of `options/finetune.yaml`."""
 
 
 def train_on(
@@ -56,6 +61,7 @@ def train_on(
     changes: Dict[str, Any],
     minutes: float,
     start: Optional[Path] = None,
+    learning_rate: Optional[float] = None,
 ) -> Path:
     """Train with the default recipe, on one core, in a new folder, from the weights of
     a checkpoint if there is one."""
@@ -70,7 +76,11 @@ def train_on(
         "architecture": {
             "name": "experimental.dualforce",
             "model": {"backbone": backbone, backbone: changes},
-            "training": {"num_epochs": None, "max_minutes": minutes},
+            "training": {
+                "num_epochs": None,
+                "max_minutes": minutes,
+                "learning_rate": learning_rate,
+            },
         },
         "test_set": 0.0,
         "final_eval": False,
@@ -170,10 +180,20 @@ def train_beside(
         DIFFERENCE * minutes,
     )
     sampled = run_method(f"{method}+{model}", folder, training, n_frames)
-    left = minutes - (time.perf_counter() - begin) / 60.0
-    print(f"{len(sampled)} frames of the sum, {left:.1f} minutes are left", flush=True)
+    left = (1.0 - LAST) * minutes - (time.perf_counter() - begin) / 60.0
+    print(f"{len(sampled)} frames of the sum, {left:.1f} minutes for them", flush=True)
     both = [*sampled, *training]
-    return train_on(folder / "sum", both, validation, backbone, changes, left)
+    corrected = train_on(folder / "sum", both, validation, backbone, changes, left)
+    return train_on(
+        folder / "frames",
+        training,
+        validation,
+        backbone,
+        changes,
+        LAST * minutes,
+        corrected.with_suffix(".ckpt"),
+        LAST_RATE,
+    )
 
 
 def errors(model: Path, frames: List[ase.Atoms]) -> Dict[str, float]:
