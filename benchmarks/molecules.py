@@ -12,11 +12,11 @@ tests on frames 450-499 and on the other file; with ``--model`` it tests a model
 was trained so before. With ``--pretrain`` it runs a cheap method from the training
 frames first (``dualforce sample``), trains on what that meets for two fifths of the
 time that is left, and goes on from there on the frames. With ``--difference`` it trains
-on what the cheap method lacks for a quarter of the time (``dualforce difference``),
-runs the sum of both from the frames, trains on what that meets and on the frames, and
-at last for a few minutes on the frames alone. The minutes are those of all of it.
-Results are added to
-``docs/benchmarks/molecules.json``, and the table is made of all that it holds.
+on what the cheap method lacks for a fifth of the time (``dualforce difference``), runs
+the sum of both from the frames, trains on what that meets and on the frames, and at
+last for a short time on the frames alone. The minutes are those of all of it. Results
+are added to ``docs/benchmarks/molecules.json``, and the table is made of all that it
+holds.
 """
 
 import argparse

@@ -130,6 +130,19 @@ def test_interrupted_difference_goes_on(
     assert len(calls) == 5 + 2
 
 
+def test_stresses_that_the_method_lacks(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Are left out, and that is said."""
+    monkeypatch.setattr(EMT, "implemented_properties", ["energy", "forces"])
+    found = dualforce.difference(EMT_NAME, data, tmp_path / "difference.xyz")
+    assert "stress" not in found[0].calc.results
+    assert "stresses of the data are left out" in caplog.text
+
+
 def test_a_method_far_from_the_data(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +185,8 @@ def test_names_of_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).touch()
     assert split_sum("a+b.pt") == split_sum("d+e.py:f") == split_sum("x+y.pt") == []
     assert split_sum("mace:a+b.pt") == []
+    assert split_sum("d+e.py:f+a+b.pt") == ["d+e.py:f", "a+b.pt"]
+    assert split_sum("mace:a+b.pt+gfn2-xtb") == ["mace:a+b.pt", "gfn2-xtb"]
     assert split_sum("gfn2-xtb+c.pt") == ["gfn2-xtb", "c.pt"]
     assert split_sum("mace:c.pt+c.pt") == ["mace:c.pt", "c.pt"]
     with pytest.raises(FileNotFoundError, match="'missing.pt' does not exist"):

@@ -93,6 +93,12 @@ def _report(
         f"RMS of the forces: data {whole:.3g} eV/A, minus {teacher.name} {rest:.3g} "
         "eV/A"
     )
+    if any(label.stress is not None for label in data) and not any(
+        "stress" in atoms.calc.results for atoms in differences
+    ):
+        logging.warning(
+            f"stresses of the data are left out: {teacher.name} computes none"
+        )
     if rest > LARGE * whole:
         logging.warning(
             f"{teacher.name} is not close to the data; a model of the difference has "

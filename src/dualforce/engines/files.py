@@ -83,8 +83,8 @@ class ModelReference:
         for model in given:
             if names_calculator(model):
                 raise ValueError(
-                    f"'{model}' is a calculator of ASE; here an exported model is "
-                    "needed (model.pt)"
+                    f"'{model}' is a calculator of ASE or a sum; here an exported "
+                    "model is needed (model.pt)"
                 )
         return [Path(model) for model in given]
 

@@ -122,19 +122,30 @@ def names_calculator(model: Union[str, Path]) -> bool:
 def split_sum(model: Union[str, Path]) -> List[str]:
     """The terms of a sum such as ``gfn2-xtb+difference.pt``; none if it is no sum.
 
-    A file may have a plus sign in its name, also where it follows the name of a
+    The path of a file may contain plus signs, also where it follows the name of a
     package's model or holds a callable.
 
     :param model: as the user gave it.
     """
-    text = str(model)
-    _, argument = split_name(text) or (text, None)
-    files = (text, text.rpartition(":")[0], argument or text)
-    terms = text.split("+")
-    if len(terms) < 2 or not all(terms) or any(Path(f).exists() for f in files if f):
+    pieces, terms = str(model).split("+"), []
+    while pieces:
+        lengths = range(len(pieces), 0, -1)
+        n = next((n for n in lengths if _names_file("+".join(pieces[:n]))), 1)
+        terms.append("+".join(pieces[:n]))
+        pieces = pieces[n:]
+    if len(terms) < 2 or not all(terms):
         return []
-    known = any(Path(term).is_file() or names_calculator(term) for term in terms)
+    known = any(_names_file(term) or names_calculator(term) for term in terms)
     return terms if known else []
+
+
+def _names_file(text: str) -> bool:
+    """Whether there is the file or folder, the file of a callable, or what follows the
+    name of a package's model."""
+    place, _, name = text.rpartition(":")
+    _, argument = split_name(text) or (text, None)
+    is_callable = name.isidentifier() and Path(place).is_file()
+    return Path(text).exists() or is_callable or Path(argument or text).is_file()
 
 
 def portable_name(model: str) -> str:
