@@ -1,15 +1,19 @@
 """Runs that are killed and go on."""
 
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
+import ase.io
 import pytest
 import torch
 from ase import Atoms
 from omegaconf import OmegaConf
 from train_helpers import (
     CPU,
+    WATER,
     clusters,
     message_of,
     mtt,
@@ -196,6 +200,42 @@ def test_restart_with_other_data_is_refused(
     assert f"the {split} set is not the one that the run started with" in message
     assert expected in message
     assert "start a new run with `finetune: {read_from: ...}`" in message
+
+
+def test_training_that_diverges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It returns to the best weights with half the learning rate, says so, and a
+    restart afterwards gives the same."""
+    path = write(tmp_path / "water.xyz", ase.io.read(WATER, ":16"))
+    given = options(path, {"num_epochs": 6, "learning_rate": 3.0})
+    write_checkpoint = Trainer._write_checkpoint
+
+    def keep(trainer: Trainer) -> None:
+        write_checkpoint(trainer)
+        shutil.copy(trainer.checkpoint_path, tmp_path / f"{trainer.epoch}.ckpt")
+
+    monkeypatch.setattr(Trainer, "_write_checkpoint", keep)
+    run_cli(tmp_path, given, output=tmp_path / "model.pt")
+    (epoch, best), *_ = re.findall(
+        r"has diverged in epoch (\d): .* of epoch (\d), with 50 % of", caplog.text
+    )
+    kept = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=False)
+    assert kept["best_epoch"] == int(best) < int(epoch)
+    for name, weights in kept["best_model_state_dict"].items():
+        torch.testing.assert_close(kept["model_state_dict"][name], weights)
+    assert kept["progress"]["rate_factor"] == 0.5
+
+    again = tmp_path / "again"
+    again.mkdir()
+    last = str(tmp_path / f"{epoch}.ckpt")
+    run_cli(again, given, output=again / "model.pt", restart_from=last)
+    first, second = (
+        torch.load(folder / "model.ckpt", weights_only=False)["model_state_dict"]
+        for folder in (tmp_path, again)
+    )
+    for name, weights in first.items():
+        assert torch.equal(second[name], weights), name
 
 
 def test_restart_from_an_old_checkpoint_with_another_zero_of_energy(

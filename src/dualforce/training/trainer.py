@@ -59,6 +59,10 @@ from .terms import weight_in_stage
 CHECKPOINT_SECONDS = 300.0
 """Time after which a checkpoint is written within an epoch."""
 
+DIVERGED = 10.0
+"""An epoch that makes the metric worse by this factor than that of the best model, and
+some error as large as the labels, has destroyed what was learnt."""
+
 
 @dataclass
 class Progress:
@@ -79,6 +83,8 @@ class Progress:
     steps_in_stage: int = 0
     frames_in_stage: int = 0
     seconds_in_stage: float = 0.0
+    rate_factor: float = 1.0
+    """Of the learning rate in the stage: less than one where it has diverged."""
     seed: Optional[int] = None
     best_metric: float = float("inf")
     best_epoch: Optional[int] = None
@@ -108,7 +114,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     :param hypers: see :class:`dualforce.training.options.TrainerHypers`.
     """
 
-    __checkpoint_version__ = 8
+    __checkpoint_version__ = 9
 
     after_training: ClassVar[List[Callable[["Trainer"], None]]] = []
     """Called in the main process at the end of a training. Layers above, which this one
@@ -291,15 +297,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
     def _run_stage(self, stage: Stage, position: str) -> None:
         terms = [weight_in_stage(term, stage, self.model) for term in self.terms]
         terms = [term for term in terms if term.weight > 0.0]
-        self.optimizer = make_optimizer(
-            self._trained_parameters(),
-            stage.learning_rate,
-            self.hypers["weight_decay"],
-        )
-        self.average = AveragedModel(
-            self.model.backbone,
-            multi_avg_fn=get_ema_multi_avg_fn(self.hypers["ema_decay"]),
-        )
+        self._begin_optimizer(stage)
         if self.optimizer_state is not None:
             self.optimizer.load_state_dict(self.optimizer_state)
         if self.average_state is not None:
@@ -311,6 +309,30 @@ class Trainer(TrainerInterface[TrainerHypers]):
             train_loss = self._train_epoch(stage, terms)
             self._finish_epoch(stage, terms, position, train_loss)
         self.progress.seconds_in_stage = self._seconds()
+
+    def _begin_optimizer(self, stage: Stage) -> None:
+        self.optimizer = make_optimizer(
+            self._trained_parameters(),
+            stage.learning_rate,
+            self.hypers["weight_decay"],
+        )
+        self.average = AveragedModel(
+            self.model.backbone,
+            multi_avg_fn=get_ema_multi_avg_fn(self.hypers["ema_decay"]),
+        )
+
+    def _return_to_best(self, stage: Stage) -> None:
+        """Go on from the best model of a stage that has diverged, more slowly."""
+        progress = self.progress
+        progress.rate_factor *= 0.5
+        assert self.best_state is not None
+        self.model.load_state_dict(self.best_state)
+        self._begin_optimizer(stage)
+        logging.warning(
+            f"The training has diverged in epoch {progress.epoch}: it goes on from the "
+            f"weights of epoch {progress.best_epoch}, with "
+            f"{100.0 * progress.rate_factor:g} % of the learning rate"
+        )
 
     @property
     def batch_rule(self) -> BatchRule:
@@ -365,7 +387,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
                     break
                 rate = learning_rate_factor(share_done, self.hypers["warmup_fraction"])
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate * stage.learning_rate
+                    group["lr"] = rate * progress.rate_factor * stage.learning_rate
                 here = self._next_frames(loaded, total, generator)
                 frames = self._frames_of_step(plan.shares(number), here, generator)
                 total += self._step(frames, stage.at(share_done), terms)
@@ -660,9 +682,8 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self.best_state = self._averaged_state()
             record_difference(self.model, differences.roots())
         progress.seconds_in_stage = self._seconds()
-        if self.processes.rank != 0:
-            return
-        if progress.epoch % self.hypers["log_interval"] == 0:
+        is_main = self.processes.rank == 0
+        if is_main and progress.epoch % self.hypers["log_interval"] == 0:
             self.report.log(
                 epoch=progress.epoch,
                 stage=f"{position} {stage.name}",
@@ -671,7 +692,10 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 train_loss=train_loss,
                 sums=sums,
             )
-        if progress.epochs_in_stage % self.hypers["checkpoint_interval"] == 0:
+        if self.unlearnt and metric > DIVERGED * progress.best_metric:
+            self._return_to_best(stage)
+        interval = self.hypers["checkpoint_interval"]
+        if is_main and progress.epochs_in_stage % interval == 0:
             self._write_checkpoint()
 
     def _seconds_left(self, stage: Stage) -> float:

@@ -140,6 +140,14 @@ def trainer_update_v7_v8(checkpoint: Dict[str, Any]) -> None:
     checkpoint["train_hypers"].setdefault("force_agreement", 0.0)
 
 
+def trainer_update_v8_v9(checkpoint: Dict[str, Any]) -> None:
+    """A training that diverged went on.
+
+    :param checkpoint: the checkpoint, changed in place.
+    """
+    checkpoint["progress"].setdefault("rate_factor", 1.0)
+
+
 def _atomic_types(checkpoint: Dict[str, Any]) -> List[int]:
     return list(checkpoint["model_data"]["dataset_info"].atomic_types)
 
