@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import ase.io
 import numpy as np
@@ -29,7 +29,7 @@ from dualforce.distillation.labelling import LabelStore
 from dualforce.distillation.plan import cutoff_for, make_plan, student_options
 from dualforce.distillation.results import Acceleration, Check
 from dualforce.distillation.sampling import Mover
-from dualforce.distillation.teacher import load_teacher
+from dualforce.distillation.teacher import Teacher, load_teacher
 from dualforce.forces import ForceSource, load_forces
 from dualforce.md.constant_energy import Candidate
 from dualforce.md.timesteps import propose_timestep, propose_timesteps
@@ -528,16 +528,21 @@ def test_a_student_that_follows_gets_the_time_that_is_left(
 # ------------------------------------------------------------------------ exploration
 
 
-def test_the_largest_corrections_are_kept(tmp_path: Path) -> None:
-    """At each temperature, where more is met than is wanted."""
-    (tmp_path / "t.py").write_text(
+def copper_with_lennard_jones(folder: Path) -> Tuple[Teacher, ForceSource]:
+    """EMT, and a pair of it with direct forces that are far off."""
+    (folder / "t.py").write_text(
         "from ase.calculators.lj import LennardJones\n\n\n"
         "def make():\n"
         "    return LennardJones(epsilon=0.4, sigma=2.3, rc=5.0, smooth=True)\n"
     )
-    teacher = load_teacher(EMT_NAME, tmp_path)
-    other = load_forces(f"{tmp_path}/t.py:make")
-    pair = dualforce.CombinedForces(teacher.forces, other)
+    teacher = load_teacher(EMT_NAME, folder)
+    other = load_forces(f"{folder}/t.py:make")
+    return teacher, dualforce.CombinedForces(teacher.forces, other)
+
+
+def test_the_largest_corrections_are_kept(tmp_path: Path) -> None:
+    """At each temperature, where more is met than is wanted."""
+    teacher, pair = copper_with_lennard_jones(tmp_path)
     start = bulk("Cu", cubic=True)
     found = {}
     for frames in (8, 100):
@@ -562,6 +567,35 @@ def test_the_largest_corrections_are_kept(tmp_path: Path) -> None:
         assert atoms.info["correction"] == pytest.approx(size, rel=1e-4)
     assert found[8].correction.keys() == {"300", "900"}
     assert found[8].forces["900"] > found[8].forces["300"]
+
+
+def test_outer_steps_that_are_too_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Runs that heat end early, and further ones take fewer inner steps, as well when
+    they are read from the file."""
+    teacher, pair = copper_with_lennard_jones(tmp_path)
+    start = bulk("Cu", cubic=True)
+    found = []
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            result = explore(
+                teacher,
+                Mover(pair, 8.0, 16, interval=1.0),
+                [start],
+                [start],
+                LabelStore(tmp_path / "labels.extxyz"),
+                title="runs",
+                temperatures=[300.0],
+                calls=100,
+                frames=100,
+            )
+            found.append(result)
+    assert "M = 16 end early; further ones have M = 8" in caplog.text
+    assert found[0].calls == found[1].calls <= 100
+    assert len(found[0].frames) == len(found[1].frames) > 20
+    for first, second in zip(found[0].frames, found[1].frames, strict=True):
+        np.testing.assert_allclose(first.positions, second.positions, atol=1e-7)
 
 
 def test_command(tmp_path: Path) -> None:

@@ -1,19 +1,30 @@
 """Structures for a student to learn from: those that it meets."""
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 import ase
 import numpy as np
 
 from .labelling import CORRECTION, LabelStore, label_of
-from .sampling import FRAMES_PER_RUN, Mover, is_known, short_run, spread
+from .sampling import (
+    FRAMES_PER_RUN,
+    STUDENT_INNER,
+    Mover,
+    is_known,
+    short_run,
+    spread,
+)
 from .teacher import Teacher
 
 
 Key = str
 """A temperature in K, as text: keys of JSON are."""
+
+EARLY = 2
+"""So many runs that end early show that their outer steps are too long."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,9 @@ def explore(
 ) -> Exploration:
     """Run at all temperatures in turn until the calls of the teacher are used up.
 
+    Where runs of a pair end early, further ones take half the inner steps, down to
+    :data:`STUDENT_INNER`.
+
     What was met and is not nearly the same as what is known is new. Where there is more
     than is wanted, structures with the largest correction at their temperature are
     kept: there is most to learn from them.
@@ -64,29 +78,46 @@ def explore(
     :param seed: of velocities and noise.
     :param report: told the share that is done.
     """
-    per_run = FRAMES_PER_RUN * mover.calls_per_frame
-    n_runs = max(len(temperatures), calls // per_run)
     visited: List[Tuple[float, ase.Atoms]] = []
-    for number in range(n_runs):
+    number = used = early = recent = 0
+    while number < len(temperatures) or used + _cost(mover) <= calls:
         temperature = float(temperatures[number % len(temperatures)])
         start = starts[spread(number, len(starts))]
         name = f"{title}, run {number} at {temperature:g} K"
         run_seed = 10_000 * seed + number
-        visited += [
-            (temperature, atoms)
-            for atoms in short_run(
-                start, mover, teacher, store, name, temperature, run_seed
-            )
-        ]
-        report((number + 1) / n_runs)
+        met = short_run(start, mover, teacher, store, name, temperature, run_seed)
+        visited += [(temperature, atoms) for atoms in met]
+        used += _cost(mover, min(len(met) + 1, FRAMES_PER_RUN))
+        if len(met) < FRAMES_PER_RUN:
+            early, recent = early + 1, recent + 1
+        if recent == EARLY and mover.n_inner > STUDENT_INNER:
+            mover, recent = _shortened(mover), 0
+        number += 1
+        report(min(1.0, used / max(calls, 1)))
+    if early:
+        logging.info(f"{early} of {number} runs ended early")
     return Exploration(
         _new(visited, known, frames),
-        n_runs * per_run,
+        used,
         _by_temperature(
             [(t, a.info[CORRECTION]) for t, a in visited if CORRECTION in a.info]
         ),
         _by_temperature([(t, _rms(label_of(a).forces)) for t, a in visited]),
     )
+
+
+def _cost(mover: Mover, frames: int = FRAMES_PER_RUN) -> int:
+    """Evaluations of the teacher for a run that meets so many structures."""
+    return frames * mover.calls_per_frame
+
+
+def _shortened(mover: Mover) -> Mover:
+    n_inner = max(STUDENT_INNER, mover.n_inner // 2)
+    logging.info(
+        f"Runs of the pair with M = {mover.n_inner} end early; further ones have "
+        f"M = {n_inner}"
+    )
+    return replace(mover, n_inner=n_inner)
 
 
 def _new(

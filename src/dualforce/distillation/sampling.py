@@ -33,6 +33,14 @@ FRICTION = 0.02 / units.fs
 STUDENT_INNER = 4
 """Inner steps in an outer step of runs with a student."""
 
+HEATING = 3.0
+"""A run of a pair ends where the conserved quantity has changed by this multiple of
+:math:`k_B T` per atom: the correction drives it, by outer steps that are too long for
+it, to structures that no heat explains."""
+
+MAX_DRIFT = 1.0
+"""In eV/atom, for any run."""
+
 SAME = 0.03
 """In Å: structures whose atoms differ by less (RMS) are taken for duplicates."""
 
@@ -59,6 +67,15 @@ class Mover:
     def calls_per_frame(self) -> int:
         """Evaluations of the conservative force for a structure of a run."""
         return self.outer_steps + (not self.is_teacher)
+
+    def max_drift(self, temperature: float) -> float:
+        """Change of the conserved quantity at which a run ends, in eV/atom.
+
+        :param temperature: in K.
+        """
+        if self.n_inner == 1:
+            return MAX_DRIFT
+        return min(MAX_DRIFT, HEATING * units.kB * temperature)
 
 
 class Visited(NamedTuple):
@@ -193,7 +210,7 @@ def _visit(
             temperature_K=temperature,
             friction=FRICTION,
             rng=rng,
-            guard=Guard(factor=float("inf"), max_drift=1.0),
+            guard=Guard(factor=float("inf"), max_drift=mover.max_drift(temperature)),
             last_good=Path(folder) / "last-good.extxyz",
         )
         run.needs_stress = teacher.labels_stress_of(atoms)
@@ -201,7 +218,9 @@ def _visit(
             try:
                 run.run(mover.outer_steps)
             except RunFailedError as error:
-                logging.warning(f"A run at {temperature:g} K ended early: {error}")
+                # With a student that still learns they are many.
+                level = logging.WARNING if mover.n_inner == 1 else logging.DEBUG
+                logging.log(level, f"A run at {temperature:g} K ended early: {error}")
                 return
             point = run.point
             label = as_label(point.conservative) if mover.is_teacher else None
