@@ -34,7 +34,7 @@ from dualforce.training.fitting import (
     remove_pair_terms,
 )
 from dualforce.training.pair_fit import polynomials
-from dualforce.training.preparation import wants_pairs
+from dualforce.training.preparation import pairs_may_leave
 
 
 MOLECULES = Path(__file__).parents[2] / "shared" / "data" / "3bpa-300K.xyz"
@@ -309,7 +309,7 @@ def test_small_batches_have_none(
     assert bool(model.paired) == expected
 
 
-def test_students_have_none(tmp_path: Path) -> None:
+def test_students_have_those_of_stiff_bonds(tmp_path: Path) -> None:
     """The forces of a teacher are smoother than splines are."""
     given = options(
         write(tmp_path / "wells.xyz", wells(40)),
@@ -319,6 +319,17 @@ def test_students_have_none(tmp_path: Path) -> None:
     model, trainer, dataset = prepare(given)
     frames = make_frames([dataset], "training", model, False)
     hypers: Dict[str, Any] = dict(trainer.hypers)
-    assert wants_pairs(model, hypers, frames, 1)
+    assert pairs_may_leave(model, hypers, frames, 1) == 1.0
     hypers["teacher"] = {**hypers["teacher"], "model": "teacher.pt"}
-    assert not wants_pairs(model, hypers, frames, 1)
+    assert pairs_may_leave(model, hypers, frames, 1) == 0.6
+
+
+@pytest.mark.usefixtures("every_pair_is_a_bond")
+def test_a_potential_that_leaves_too_much(tmp_path: Path) -> None:
+    """It stays zero: wells are fitted to a hundredth, not to a millionth."""
+    given = options(write(tmp_path / "wells.xyz", wells(40)))
+    for pairs_leave, expected in ((0.1, True), (1e-6, False)):
+        model, _, dataset = prepare(given)
+        frames = make_frames([dataset], "training", model, False)
+        fit_calibration(model, frames, {}, True, pairs_leave)
+        assert bool(model.paired) == expected

@@ -202,8 +202,13 @@ def _without_pair_term(
     return replace(frame, labels=labels)
 
 
-def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
-    """Fit the pair potentials of new energies, or direct forces, that have labels."""
+def fit_pairs(
+    model: DualForce, new: List[str], frames: List[Frame], most_left: float
+) -> None:
+    """Fit the pair potentials of new energies, or direct forces, that have labels.
+
+    :param most_left: see :func:`.pair_fit.fit_pair_potential`.
+    """
     potential = model.pair_potential
     if not isinstance(potential, PairPotential):
         return
@@ -234,7 +239,9 @@ def fit_pairs(model: DualForce, new: List[str], frames: List[Frame]) -> None:
             continue
         labelled = [frame for frame in residuals if known[0] in frame.labels]
         bonds = only_bonds(potential, sizes, labelled, model.dataset_info.length_unit)
-        left = fit_pair_potential(potential, bonds, target, known[0], labelled)
+        left = fit_pair_potential(
+            potential, bonds, target, known[0], labelled, most_left
+        )
         if left is not None:
             logging.info(
                 f"A potential between pairs leaves {100.0 * left:.0f} % of the forces "
@@ -284,7 +291,7 @@ def fit_calibration(
     frames: List[Frame],
     atomic_baseline: Mapping[str, Any] | str,
     scale_targets: bool,
-    with_pairs: bool = True,
+    pairs_leave: float = 1.0,
 ) -> None:
     """Fit pair potentials, baselines and scales of targets that are new to the model.
 
@@ -292,7 +299,8 @@ def fit_calibration(
     :param frames: training frames with labels in physical units.
     :param atomic_baseline: the option of this name.
     :param scale_targets: the option of this name.
-    :param with_pairs: whether to fit pair potentials.
+    :param pairs_leave: share of the forces that pair potentials may leave; there are
+        none that leave more, and none at all for zero.
     :raises ValueError: if no frame has a label for a target.
     """
     counts = count_labels(frames)
@@ -301,8 +309,8 @@ def fit_calibration(
         if name not in counts:
             raise ValueError(f"no frame of the training set has a label for '{name}'")
     energies = [energy.name for energy in model.energies if energy.name in new_targets]
-    if with_pairs:
-        fit_pairs(model, new_targets, frames)
+    if pairs_leave:
+        fit_pairs(model, new_targets, frames, pairs_leave)
     without_pairs = remove_pair_terms(model, frames)
     for name in energies:
         known = given_baseline(model, name, atomic_baseline)

@@ -47,9 +47,10 @@ class ModelHypers(TypedDict):
     the network learns what is left. Energy and direct force contain it alike, which
     brings conservative and direct forces closer together. ``null``: yes, except in
     batches of fewer than 200 atoms: few small molecules do not determine it where they
-    have not been, and errors away from the temperature of the data get larger. Nor with
-    a teacher, whose forces are smoother than its splines: multiple time stepping feels
-    where those of one force have a kink."""
+    have not been, and errors away from the temperature of the data get larger. With a
+    teacher, only where it takes more than 40 % of the forces: those of the teacher are
+    smoother than its splines, and multiple time stepping feels where those of one force
+    have a kink."""
     painn: PaiNNHypers = init_with_defaults(PaiNNHypers)
     """Options of the ``painn`` network."""
     ace: ACEHypers = init_with_defaults(ACEHypers)

@@ -126,16 +126,18 @@ def fit_pair_potential(
     target: str,
     label: str,
     frames: Sequence[Frame],
+    most_left: float = 1.0,
 ) -> Optional[float]:
-    """Fit the potential of a target. It stays zero where it does not improve the forces
-    of frames that were not fitted, where there would be more than :data:`MAX_UNKNOWNS`
-    coefficients, and where there are fewer than two frames.
+    """Fit the potential of a target. It stays zero where it leaves too much of the
+    forces of frames that were not fitted, where there would be more than
+    :data:`MAX_UNKNOWNS` coefficients, and where there are fewer than two frames.
 
     :param potential: the potential, changed in place.
     :param counts: see :func:`n_coefficients`.
     :param target: name of an energy, or of a direct force.
     :param label: name of the labels that are its forces.
     :param frames: frames; only those with the label are used.
+    :param most_left: what it may leave, as a share of the root mean square.
     :return: root mean square of the forces that remain in frames that were not fitted,
         relative to that of the forces, or None where the potential stays zero.
     """
@@ -157,7 +159,7 @@ def fit_pair_potential(
     least = min(errors.values())
     best = max(s for s, error in errors.items() if error <= HARDLY_MORE * least)
     left = math.sqrt(errors[best] / (halves[0].square + halves[1].square))
-    if left >= 1.0:
+    if left >= most_left:
         return None
     whole = _Normal(
         halves[0].matrix + halves[1].matrix, halves[0].right + halves[1].right, 0.0

@@ -44,6 +44,11 @@ OTHER_ZERO = 1.0
 """In eV per atom. Of a run that does not say what it was trained on, errors of energies
 that are larger, and go away with other baselines, are those of other data."""
 
+LEFT_BY_STIFF_BONDS = 0.6
+"""Splines are less smooth than the forces of a teacher, and their kinks are in the
+difference of both forces. A student has them only where they leave less than this share
+of the forces to its network: there its errors matter more."""
+
 SAME_DATA = (
     "`--restart` goes on with an interrupted run on the same data; to train the model "
     "on other data, start a new run with `finetune: {read_from: ...}`"
@@ -131,7 +136,7 @@ def prepare(
         train,
         hypers["atomic_baseline"],
         hypers["scale_targets"],
-        wants_pairs(model, hypers, train, n_processes),
+        pairs_may_leave(model, hypers, train, n_processes),
     )
     if start == "finetune" and not only_direct:
         move_baselines(model, known, train, _predictor(model))
@@ -172,22 +177,22 @@ def _all_frames(
     return split.stream.of(fitting).finished(finish)
 
 
-def wants_pairs(
+def pairs_may_leave(
     model: DualForce,
     hypers: Mapping[str, Any],
     frames: Sequence[Frame],
     n_processes: int,
-) -> bool:
-    """Whether the pair potential pays: where options do not say, in large batches, and
-    not with a teacher."""
+) -> float:
+    """Share of the forces that a pair potential may leave to the network; zero where
+    there is to be none. Where options do not say, it pays in large batches, and with a
+    teacher only if it takes most of the forces."""
     option: Optional[bool] = model.hypers["pair_potential"]
     if option is not None:
-        return option
-    if hypers["teacher"].get("model"):
-        # Splines are less smooth than its forces: the difference has fast components.
-        return False
+        return float(option)
     sizes = sizes_in_epoch(frames, hypers["sampling_weights"])
-    return BatchRule.of(hypers).atoms_of_step(sizes, n_processes) >= FEW_ATOMS
+    if BatchRule.of(hypers).atoms_of_step(sizes, n_processes) < FEW_ATOMS:
+        return 0.0
+    return LEFT_BY_STIFF_BONDS if hypers["teacher"].get("model") else 1.0
 
 
 def _exclude_oversized(rule: BatchRule, frames: List[Frame], split: str) -> List[Frame]:
