@@ -50,8 +50,7 @@ DIFFERENCE = 0.22
 LAST = 0.022
 """Share of all of the time for the frames alone at the end, after such a model."""
 LAST_RATE = 1e-3
-"""Learning rate of a training on the frames after another one, that of
-`options/finetune.yaml`."""
+"""Learning rate there, that of `options/finetune.yaml`."""
 
 
 def train_on(
@@ -150,7 +149,6 @@ def train_after(
         changes,
         (1.0 - FIRST) * left,
         first.with_suffix(".ckpt"),
-        LAST_RATE,
     )
 
 
