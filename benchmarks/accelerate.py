@@ -29,6 +29,7 @@ from dualforce.distillation.acceleration import (
     read_structures,
 )
 from dualforce.distillation.results import STRUCTURE
+from dualforce.distillation.teacher import load_teacher
 from dualforce.forces.pair_folder import read_pair
 from dualforce.md.statistics import Estimate
 from dualforce.md.tuning_report import TABLE
@@ -42,7 +43,8 @@ TAU = 100.0
 
 def different_energies(folder: Path, teacher: str, atoms: ase.Atoms) -> int:
     """Structures of 100 whose energies are not bitwise identical."""
-    both, alone = load_forces(folder / COMBINED), load_forces(teacher)
+    both = load_forces(folder / COMBINED)
+    alone = load_teacher(teacher, folder / "labels").forces
     rng, n_different = np.random.default_rng(0), 0
     with torch.jit.optimized_execution(False):
         for _ in range(100):
