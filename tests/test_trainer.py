@@ -34,7 +34,7 @@ from dualforce.training.loss import Term
 from dualforce.training.model import DualForce
 from dualforce.training.stages import Stage, conservative_count, make_stages
 from dualforce.training.terms import HUBER_DELTA, make_terms, weight_in_stage
-from dualforce.training.trainer import Trainer
+from dualforce.training.trainer import MOST_RETURNS, Trainer
 
 
 F64 = torch.float64
@@ -528,10 +528,13 @@ def test_errors_in_physical_units() -> None:
 # ----------------------------------------------------------------------- never NaN
 
 
-def test_gradients_that_are_not_finite(tmp_path: Path) -> None:
-    """They stop the run with the names of the frames; the checkpoint before stays."""
+def test_gradients_that_are_not_finite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a frame that always gives them they stop the run with its name; the
+    checkpoint before stays."""
     path = write(tmp_path / "water.xyz", clusters(4))
-    model, trainer, dataset = prepare(options(path, {"num_epochs": 4}))
+    model, trainer, dataset = prepare(options(path, {"num_epochs": 9}))
     finish = trainer._finish_epoch
 
     def spoil(*arguments: Any) -> None:
@@ -546,8 +549,32 @@ def test_gradients_that_are_not_finite(tmp_path: Path) -> None:
     )
     assert "the loss or its gradient is not finite in step" in message
     assert "frame 2 (counted from 0)" in message
+    assert caplog.text.count("goes on from the weights of epoch") == MOST_RETURNS
     checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
-    assert checkpoint["epoch"] == 1
+    assert checkpoint["epoch"] < 8
+    for value in checkpoint["model_state_dict"].values():
+        assert torch.isfinite(value).all()
+
+
+def test_weights_that_are_not_finite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training goes on from the best ones."""
+    path = write(tmp_path / "water.xyz", clusters(4))
+    model, trainer, dataset = prepare(options(path, {"num_epochs": 5}))
+    finish = trainer._finish_epoch
+
+    def spoil(*arguments: Any) -> None:
+        finish(*arguments)
+        if trainer.progress.epoch == 1:
+            with torch.no_grad():
+                next(model.backbone.parameters()).fill_(float("nan"))
+
+    trainer._finish_epoch = spoil  # type: ignore[method-assign]
+    trainer.train(model, F64, CPU, [dataset], [dataset], str(tmp_path))
+    assert "with 50 % of the learning rate" in caplog.text
+    checkpoint = torch.load(tmp_path / "checkpoint.ckpt", weights_only=False)
+    assert checkpoint["epoch"] == 4
     for value in checkpoint["model_state_dict"].values():
         assert torch.isfinite(value).all()
 

@@ -63,6 +63,10 @@ DIVERGED = 10.0
 """An epoch that makes the metric worse by this factor than that of the best model, and
 some error as large as the labels, has destroyed what was learnt."""
 
+MOST_RETURNS = 3
+"""To the best model of a stage after a loss that is not finite. Where that is not
+enough the cause is a frame, not the learning rate."""
+
 
 @dataclass
 class Progress:
@@ -321,16 +325,20 @@ class Trainer(TrainerInterface[TrainerHypers]):
             multi_avg_fn=get_ema_multi_avg_fn(self.hypers["ema_decay"]),
         )
 
-    def _return_to_best(self, stage: Stage) -> None:
-        """Go on from the best model of a stage that has diverged, more slowly."""
+    def _return_to_best(self, stage: Stage, where: str) -> None:
+        """Go on from the best model of a stage that has diverged, more slowly.
+
+        :param where: it has.
+        """
         progress = self.progress
         progress.rate_factor *= 0.5
         assert self.best_state is not None
         self.model.load_state_dict(self.best_state)
         self._begin_optimizer(stage)
+        best = progress.best_epoch
         logging.warning(
-            f"The training has diverged in epoch {progress.epoch}: it goes on from the "
-            f"weights of epoch {progress.best_epoch}, with "
+            f"The training has diverged in {where}: it goes on from the weights of "
+            f"{'the stage before' if best is None else f'epoch {best}'}, with "
             f"{100.0 * progress.rate_factor:g} % of the learning rate"
         )
 
@@ -507,16 +515,27 @@ class Trainer(TrainerInterface[TrainerHypers]):
             self._sum_gradients(total), self.hypers["grad_clip_norm"]
         )
         if not torch.isfinite(norm + total):
-            names = "; ".join(frame.name for frame in frames.here(places))
-            raise ValueError(
-                "the loss or its gradient is not finite in step "
-                f"{self.progress.steps_in_stage} of stage '{stage.name}' ({names}). "
-                "Lower the learning rate or look at these frames; "
-                f"{self._last_checkpoint()}"
-            )
+            self._overcome(stage, [frame.name for frame in frames.here(places)])
+            return torch.zeros_like(total)
         self.optimizer.step()
         self.average.update_parameters(self.model.backbone)
         return total
+
+    def _overcome(self, stage: Stage, names: List[str]) -> None:
+        """Return to the best model after a loss that is not finite.
+
+        :param names: of the frames of the step.
+        :raises ValueError: if there is no such model yet, or that did not help before.
+        """
+        progress = self.progress
+        where = f"step {progress.steps_in_stage} of stage '{stage.name}'"
+        frames = "; ".join(names)
+        if self.best_state is None or progress.rate_factor <= 0.5**MOST_RETURNS:
+            raise ValueError(
+                f"the loss or its gradient is not finite in {where} ({frames}). Lower "
+                f"the learning rate or look at these frames; {self._last_checkpoint()}"
+            )
+        self._return_to_best(stage, f"{where} ({frames})")
 
     def _comparison(
         self,
@@ -693,7 +712,7 @@ class Trainer(TrainerInterface[TrainerHypers]):
                 sums=sums,
             )
         if self.unlearnt and metric > DIVERGED * progress.best_metric:
-            self._return_to_best(stage)
+            self._return_to_best(stage, f"epoch {progress.epoch}")
         interval = self.hypers["checkpoint_interval"]
         if is_main and progress.epochs_in_stage % interval == 0:
             self._write_checkpoint()
