@@ -62,6 +62,24 @@ def test_another_model_under_the_same_name(model: ModelReference) -> None:
     assert inner_steps(model, timestep=0.5, hydrogen_mass=None)[0] == 4
 
 
+@pytest.mark.parametrize("name", ["mace:{}", "gfn2-xtb+{}", "mace:{}+mace:{}"])
+def test_name_of_a_file_that_has_been_replaced(
+    name: str, model: ModelReference, tmp_path: Path
+) -> None:
+    """Files within names and sums count by their contents, wherever they lie."""
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    first.write_bytes(b"weights")
+    second.write_bytes(b"weights")
+    before, after = (
+        ModelReference(model.model, name.replace("{}", str(path)))
+        for path in (first, second)
+    )
+    remember(before, 6, timestep=0.5, temperature=300.0, hydrogen_mass=None)
+    assert inner_steps(after, timestep=0.5, hydrogen_mass=None)[0] == 6
+    second.write_bytes(b"others")
+    assert inner_steps(after, timestep=0.5, hydrogen_mass=None)[0] == 4
+
+
 @pytest.mark.parametrize(
     "text", ["", "[1]", "{}", '[{"n_inner": "6"}]', '[{"n_inner": -1}]']
 )

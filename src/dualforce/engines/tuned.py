@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..forces import names_calculator
+from ..forces import names_calculator, split_name, split_sum
 from ..md import MDSettings
 from .files import ModelReference
 
@@ -137,9 +137,15 @@ def _key(model: ModelReference, hydrogen_mass: Optional[float]) -> Dict[str, Any
 
 
 def _digest(model: str) -> str:
-    if names_calculator(model) or not Path(model).is_file():
+    """A model by the contents of its files, those within a name or a sum included."""
+    terms = split_sum(model)
+    if terms:
+        return "+".join(_digest(term) for term in terms)
+    name, file = split_name(model) or ("", model)
+    if file is None or not Path(file).is_file():
         return model
-    return hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return f"{name}:{digest}" if name else digest
 
 
 def _agree(entry: Dict[str, Any], other: Dict[str, Any]) -> bool:
