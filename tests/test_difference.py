@@ -109,6 +109,29 @@ def test_labels_under_other_keys(tmp_path: Path) -> None:
     assert "stress" not in found[0].calc.results
 
 
+def test_virials(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the place of stresses, of the opposite sign; never left out in silence."""
+    frames = []
+    for atoms in rattled(2):
+        plain = atoms.copy()
+        plain.info["energy"] = atoms.get_potential_energy()
+        plain.arrays["forces"] = atoms.get_forces()
+        plain.info["virials"] = -atoms.get_volume() * atoms.get_stress(voigt=False)
+        frames.append(plain)
+    path = tmp_path / "data.xyz"
+    ase.io.write(path, frames, format="extxyz")
+    with pytest.raises(ValueError, match="no frame has the key 'virial'.*'virials'"):
+        dualforce.difference(EMT_NAME, path, tmp_path / "a.xyz", virial_key="virial")
+    first, _ = dualforce.difference(
+        EMT_NAME, path, tmp_path / "b.xyz", virial_key="virials"
+    )
+    frames[0].calc = small_part()
+    np.testing.assert_allclose(first.get_stress(), frames[0].get_stress(), atol=1e-6)
+    first, _ = dualforce.difference(EMT_NAME, path, tmp_path / "c.xyz")
+    assert "stress" not in first.calc.results
+    assert "what is under 'virials' is ignored" in caplog.text
+
+
 def test_interrupted_difference_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

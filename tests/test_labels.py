@@ -62,7 +62,7 @@ WRONG = [
     (_set_force(np.inf), "'forces' is NaN or infinite at index [1, 2]"),
     (_set_force(np.nan), "'forces' is NaN or infinite at index [1, 2]"),
     (_flatten_forces, "the forces 'forces' have shape [6, 2], they must have [6, 3]"),
-    (_remove_cell, "it has a stress 'stress' but no cell"),
+    (_remove_cell, "it has a stress or virial 'stress' but no cell"),
     (_duplicate_atom, "atoms 0 and 3 are at the same place"),
 ]
 

@@ -15,6 +15,7 @@ from .common import resumable
 @click.option(
     "--stress-key", default="stress", help="Where DATA has stresses, if it has any."
 )
+@click.option("--virial-key", help="Where DATA has virials, in place of stresses.")
 @click.option("--device", help="Torch device of metatomic models: cpu, cuda, ...")
 @click.option(
     "-o",
@@ -29,6 +30,7 @@ def difference(
     energy_key: str,
     forces_key: str,
     stress_key: str,
+    virial_key: str | None,
     device: str | None,
     output: str,
 ) -> None:
@@ -46,6 +48,7 @@ def difference(
             energy_key=energy_key,
             forces_key=forces_key,
             stress_key=stress_key,
+            virial_key=virial_key,
             device=device,
         )
     click.echo(f"Written: {output} ({len(found)} frames, {data} minus {teacher})")

@@ -29,6 +29,7 @@ def difference(
     energy_key: str = "energy",
     forces_key: str = "forces",
     stress_key: str = "stress",
+    virial_key: Optional[str] = None,
     device: Optional[str] = None,
 ) -> List[ase.Atoms]:
     """Energies, forces and stresses of data minus those of a model or method.
@@ -46,6 +47,7 @@ def difference(
     :param energy_key: where the data have energies.
     :param forces_key: where they have forces.
     :param stress_key: where they have stresses, in frames that have some.
+    :param virial_key: where they have virials, in eV, in the place of stresses.
     :param device: torch device of metatomic models.
     :return: the frames with the differences, without those on which the teacher fails.
     :raises FileExistsError: if the output is there already.
@@ -56,7 +58,9 @@ def difference(
     if output.exists():
         raise FileExistsError(f"{output} exists already: choose another file with -o")
     frames = read_structures(structures)
-    labels = read_labels(str(structures), energy_key, forces_key, stress_key)
+    labels = read_labels(
+        str(structures), energy_key, forces_key, stress_key, virial_key
+    )
     data = [Label(*values) for values in labels]
     with tempfile.TemporaryDirectory() as exported:
         source = load_teacher(teacher, Path(exported), device)

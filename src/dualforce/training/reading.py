@@ -176,13 +176,17 @@ def _strain_gradient(
     _check_finite(values, filename, index, key)
     if is_virial:
         return -values
+    return values * _volume(atoms, filename, index, key)
+
+
+def _volume(atoms: Atoms, filename: str, index: int, key: str) -> float:
     if atoms.cell.rank < 3 or atoms.cell.volume == 0.0:
         raise ValueError(
-            f"{_where(filename, index)}: it has a stress '{key}' but no cell; give "
-            "the frame a cell (a slab: with a vector through the vacuum), or ignore "
-            "stresses with `stress: off`"
+            f"{_where(filename, index)}: it has a stress or virial '{key}' but no "
+            "cell; give the frame a cell (a slab: with a vector through the vacuum), "
+            "or remove what is there, in a training with `stress: off`"
         )
-    return values * atoms.cell.volume
+    return float(atoms.cell.volume)
 
 
 def _check_duplicates(atoms: Atoms, filename: str, index: int) -> None:
@@ -238,7 +242,11 @@ def _gradient(
 
 
 def read_labels(
-    filename: str, energy_key: str, forces_key: str, stress_key: str
+    filename: str,
+    energy_key: str,
+    forces_key: str,
+    stress_key: str,
+    virial_key: Optional[str] = None,
 ) -> List[Tuple[float, np.ndarray, Optional[np.ndarray]]]:
     """Energies, forces and, where there are any, stresses of the frames of a file, in
     the units of the file.
@@ -247,11 +255,14 @@ def read_labels(
     :param energy_key: where the energies are.
     :param forces_key: where the forces are.
     :param stress_key: where the stresses are.
-    :raises ValueError: if an energy or forces are missing, or a label is misshapen or
-        not finite.
+    :param virial_key: where virials are, in the place of stresses.
+    :raises ValueError: if an energy or forces are missing, no frame has a key of
+        stresses or virials that is not the usual one, a label is misshapen or not
+        finite, or a frame with a stress or virial has no cell.
     """
     labels = []
-    for index, atoms in enumerate(read_frames(filename)):
+    strain_key, frames = virial_key or stress_key, read_frames(filename)
+    for index, atoms in enumerate(frames):
         energy = _energy(atoms, filename, index, energy_key)
         forces = _forces(atoms, filename, index, forces_key)
         if forces is None:
@@ -261,10 +272,32 @@ def read_labels(
                 f"'{forces_key}'.{nearest(forces_key, known)} The frame has: "
                 f"{', '.join(known) or 'nothing'}."
             )
-        strain = _strain_gradient(atoms, filename, index, stress_key, False)
-        stress = None if strain is None else strain / atoms.cell.volume
+        stress = _strain_gradient(
+            atoms, filename, index, strain_key, virial_key is not None
+        )
+        if stress is not None:
+            stress = stress / _volume(atoms, filename, index, strain_key)
         labels.append((float(energy.item()), forces, stress))
+    if all(stress is None for _, _, stress in labels):
+        _say_what_is_ignored(frames, filename, strain_key)
     return labels
+
+
+def _say_what_is_ignored(frames: List[Atoms], filename: str, key: str) -> None:
+    """
+    :param key: under which no frame has a stress or virial.
+    :raises ValueError: if it is not the usual one.
+    """
+    others = _stress_keys(frames)
+    if key != "stress":
+        raise ValueError(
+            f"file '{filename}': no frame has the key '{key}'.{nearest(key, others)}"
+        )
+    if others:
+        logging.warning(
+            f"file '{filename}': no frame has the key 'stress'; what is under "
+            f"{', '.join(map(repr, others))} is ignored"
+        )
 
 
 def _gradient_block(
