@@ -238,7 +238,7 @@ def fit_pairs(
             )
             continue
         labelled = [frame for frame in residuals if known[0] in frame.labels]
-        bonds = only_bonds(potential, sizes, labelled, model.dataset_info.length_unit)
+        bonds = only_bonds(potential, sizes, labelled)
         left = fit_pair_potential(
             potential, bonds, target, known[0], labelled, most_left
         )

@@ -26,11 +26,11 @@ REACH = 1.5
 farther is left to the network: those forces depend on what is around, and hundreds of
 coefficients fitted to few frames would add a rough noise that it has to undo."""
 
-GAP, MAX_IN_GAP = 0.2, 0.02
-"""Bonds stand apart from other distances: over so many Å before a potential ends there
-are at most so many of its pairs, as a share. Where pairs come and go at its end, it is
-a step in the forces, which the network cannot undo and the forces of another model do
-not have."""
+GAP, MAX_IN_GAP = 1.0 / 6.0, 0.01
+"""Bonds stand apart from other distances: in the last part of the range of a potential
+there is at most such a share of its pairs. Where pairs come and go at its end, it is a
+step in the forces, which the network cannot undo and the forces of another model do not
+have."""
 
 SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weights of the roughness that are tried. The roughness of a potential is the sum of
@@ -96,7 +96,6 @@ def only_bonds(
     potential: PairPotential,
     counts: Integers,
     frames: Sequence[Frame],
-    length_unit: str,
 ) -> Integers:
     """The same coefficients, none for pairs of elements that are no bonds: whose
     distances have no gap before the end of the potential (:data:`GAP`).
@@ -104,18 +103,16 @@ def only_bonds(
     :param potential: the potential.
     :param counts: see :func:`n_coefficients`.
     :param frames: the frames that are fitted.
-    :param length_unit: that of the data.
     :return: shape ``[n_pairs]``.
     """
     ends = potential.spacing * counts
-    gap = GAP * unit_conversion_factor("angstrom", length_unit or "angstrom")
     inside = np.zeros(len(counts), dtype=np.int64)
     late = inside.copy()
     for frame in _spread(frames):
         lengths, pairs = _lengths_and_pairs(potential, edge_vectors(frame), frame)
         near = lengths < ends[pairs]
         inside += np.bincount(pairs[near], minlength=len(counts))
-        near &= lengths >= ends[pairs] - gap
+        near &= lengths >= (1.0 - GAP) * ends[pairs]
         late += np.bincount(pairs[near], minlength=len(counts))
     return np.where(late > MAX_IN_GAP * inside, 0, counts)
 
