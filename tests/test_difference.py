@@ -227,7 +227,7 @@ def test_method_plus_model_of_the_difference(data: Path, tmp_path: Path) -> None
     dualforce.difference(EMT_NAME, data, path)
     given = options(
         path,
-        {"num_epochs": 60, "conservative_fraction": 1.0, "learning_rate": 1e-2},
+        {"num_epochs": 120, "conservative_fraction": 1.0, "learning_rate": 1e-2},
         {"backbone": "painn", "painn": PAINN | {"cutoff": 4.0}},
         base_precision=32,
     )

@@ -135,7 +135,7 @@ def test_training_reads_what_the_command_wrote(copper: Path, tmp_path: Path) -> 
     assert "40 structures labelled by ase.calculators.emt:EMT" in result.output
     given = options(
         output,
-        {"num_epochs": 12, "conservative_fraction": 1.0, "learning_rate": 1e-2},
+        {"num_epochs": 30, "conservative_fraction": 1.0, "learning_rate": 1e-2},
         {"backbone": "painn", "painn": PAINN | {"cutoff": 4.0}},
         base_precision=32,
     )
