@@ -28,6 +28,7 @@ from dualforce.md.tuning import (
     _measure_costs,
     _Search,
     next_candidate,
+    promising,
     tune,
 )
 from dualforce.md.tuning_report import advice, table, write
@@ -266,6 +267,17 @@ def test_conservative_run_itself() -> None:
     assert is_drifting((3.0, 0.1), 0.2) and not is_drifting((0.3, 0.1), 0.2)
     assert not is_drifting((3.0, NAN), 0.2)
     assert largest_good(judge_all([measured(drift=(0.0, NAN)), measured()])) is None
+
+
+def test_one_prediction_that_is_too_large_by_chance() -> None:
+    """Larger numbers of inner steps are promising nevertheless, but not beyond one that
+    is too large by more than its error, nor beyond one that is not known."""
+    drifts = {2: 0.02, 3: 0.12, 4: 0.06, 5: 0.3, 6: 0.08}
+    known = [replace(predicted(2.0, n), drift=(x, 0.4 * x)) for n, x in drifts.items()]
+    assert [each.n_inner for each in promising(known, 0.2)] == [2, 4]
+    known[2] = replace(known[2], drift=(NAN, NAN))
+    assert [each.n_inner for each in promising(known, 0.2)] == [2]
+    assert promising(known[4:], 0.2) == known[4:]
 
 
 def test_next_candidate() -> None:

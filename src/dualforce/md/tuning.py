@@ -147,16 +147,20 @@ class Tuning:
         return self.speed(candidate) * self.candidates[0].timestep_fs / self.longest_fs
 
     def limit(self, tolerance: float) -> Optional[Prediction]:
-        """With the timestep of the best one, the smallest number of inner steps whose
-        predicted drift is too large; none where there is none.
+        """With the timestep of the best one, the smallest number of inner steps beyond
+        the promising ones whose predicted drift is too large; none where there is none.
 
         :param tolerance: accepted difference in drift, in meV/atom/ps.
         """
-        for each in self.predictions:
-            is_large = each.drift[0] > PROMISING * tolerance
-            if is_large and math.isclose(each.timestep_fs, self.timestep_fs):
-                return each
-        return None
+        own = [
+            each
+            for each in self.predictions
+            if math.isclose(each.timestep_fs, self.timestep_fs)
+        ]
+        good = promising(own, tolerance)
+        beyond = own[own.index(good[-1]) + 1 :] if good else own
+        large = (each for each in beyond if each.drift[0] > PROMISING * tolerance)
+        return next(large, None)
 
     @property
     def correction(self) -> Optional[float]:
@@ -165,6 +169,25 @@ class Tuning:
         runs = [self.best, *self.candidates]
         found = (each.correction for each in runs if each is not None)
         return next((each for each in found if each is not None), None)
+
+
+def promising(predictions: Sequence[Prediction], tolerance: float) -> List[Prediction]:
+    """Those whose predicted drift is small, up to the first whose drift is larger than
+    that by more than its error: of many predictions that are right within a factor of
+    two some are too large by chance, and runs confirm what is chosen.
+
+    :param predictions: for a timestep, in rising order of inner steps.
+    :param tolerance: accepted difference in drift, in meV/atom/ps.
+    """
+    limit, found = PROMISING * tolerance, []
+    for prediction in predictions:
+        drift, error = prediction.drift
+        # Comparisons with a prediction that is not known (NaN) are false.
+        if not drift - error <= limit:
+            break
+        if drift <= limit:
+            found.append(prediction)
+    return found
 
 
 def next_candidate(
@@ -410,14 +433,14 @@ class _Search:
             is_too_long = (
                 timestep > self._timesteps[0] and not fluctuation <= MAX_FLUCTUATION
             )
-            promising = self._promising(found)
+            good = promising(found, self._tolerance)
             self.predictions += found
             self.timesteps.append(
                 Timestep(
                     timestep / units.fs,
                     fluctuation,
                     is_too_long,
-                    promising[-1] if promising else None,
+                    good[-1] if good else None,
                 )
             )
 
@@ -425,13 +448,6 @@ class _Search:
         costs = self._step_costs
         per_step = costs.direct + max(0.0, costs.both - costs.direct) / n_inner
         return (costs.conservative / self._timesteps[0]) / (per_step / timestep)
-
-    def _promising(self, predictions: Sequence[Prediction]) -> List[Prediction]:
-        """Predictions for a timestep, up to the last good one."""
-        limit = PROMISING * self._tolerance
-        # Comparisons with a prediction that is not known (NaN) are false.
-        good = [prediction.drift[0] <= limit for prediction in predictions]
-        return list(predictions[: (good + [False]).index(False)])
 
     def test(self) -> None:
         """Run candidates, from the fastest with a good prediction downwards, until one
@@ -477,8 +493,9 @@ class _Search:
         found = [
             prediction
             for timestep in allowed
-            for prediction in self._promising(
-                [each for each in self.predictions if each.timestep_fs == timestep]
+            for prediction in promising(
+                [each for each in self.predictions if each.timestep_fs == timestep],
+                self._tolerance,
             )
         ]
         alone = max(allowed) * units.fs / self._timesteps[0]
