@@ -191,8 +191,9 @@ def advice(result: Tuning, tolerance: float = TOLERANCE) -> str:
         lines.append(
             f"From M = {limit.n_inner} on, what heats are fast parts of the "
             "conservative force itself (kinks or noise) that the direct force has not: "
-            "a better direct force allows no larger M. With a thermostat more drift "
-            "may be accepted (--tolerance)."
+            "a better direct force allows no larger M. Kinks come rarely: a longer run "
+            "may drift by several times what was found; where that matters, take half "
+            "as many. With a thermostat more drift may be accepted (--tolerance)."
         )
     return "\n".join(lines)
 
