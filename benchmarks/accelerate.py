@@ -120,6 +120,17 @@ def rms_difference(first: List[float], second: List[float]) -> float:
     return float(np.sqrt(np.mean(np.subtract(first, second) ** 2)))
 
 
+def change_of_structure(
+    teacher: Dict[str, List[float]], pair: Dict[str, List[float]]
+) -> str:
+    """The largest difference of two radial distribution functions."""
+    if not pair:  # without a cell
+        return "–"
+    changes = {name: rms_difference(g, teacher[name]) for name, g in pair.items()}
+    name = max(changes, key=changes.__getitem__)
+    return f"{changes[name]:.2f} ({name}, whose highest is {max(teacher[name]):.0f})"
+
+
 def with_error(estimate: Estimate, digits: int) -> str:
     """A value and its error, if it is known."""
     value, error = (f"{each:.{digits}f}" for each in estimate)
@@ -141,18 +152,13 @@ def table(results: Dict[str, Any]) -> str:
         "| | atoms, K | teacher alone, fs | step, fs, and M | speed "
         "| drift, meV/atom/ps, by slope | by spread "
         "| temperatures minus that of the thermostat, K: teacher | pair "
-        "| change of g(r), RMS |",
+        "| largest change of g(r), RMS |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for label, result in results.items():
         teacher, pair = result["teacher"], result["pair"]
         nve, nvt = pair["nve"], pair["nvt"]
-        # None without a cell.
-        changes = [
-            rms_difference(g, teacher["nvt"]["rdf"][name])
-            for name, g in nvt["rdf"].items()
-        ]
-        change = f"{max(changes):.2f}" if changes else "–"
+        change = change_of_structure(teacher["nvt"]["rdf"], nvt["rdf"])
         lines.append(
             f"| {label} | {result['n_atoms']}, {result['K']:g} "
             f"| {teacher['timestep_fs']:g} "
