@@ -12,21 +12,28 @@ def _gradient(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_matrices_move_by_the_nearest_orthogonal_matrix() -> None:
-    """The update has the singular vectors of the gradient, and values near one."""
-    weights = nn.Parameter(torch.zeros(24, 8, dtype=torch.float64))
-    weights.grad = _gradient((24, 8))
-    # Singular values that differ by a factor of a thousand.
-    u, _, vh = torch.linalg.svd(weights.grad, full_matrices=False)
-    weights.grad = u @ torch.diag(torch.logspace(0, -2, 8).double()) @ vh
-    make_optimizer([weights], 0.01, 0.0).step()
-    update = -weights.detach() / (0.01 * 0.2 * 24**0.5)
-    values = torch.diagonal(u.T @ update @ vh.T)
-    # Five Newton-Schulz iterations bring singular values near one, not to it.
-    assert values.min() > 0.6 and values.max() < 1.3
-    # They are computed in half precision.
-    torch.testing.assert_close(
-        u.T @ update @ vh.T, torch.diag(values), atol=0.02, rtol=0.0
-    )
+    """The update has the singular vectors of the gradient, and values near one; several
+    matrices of the same sides, tall and wide, take it together."""
+    shapes = ((24, 8), (8, 24), (24, 4, 2))
+    weights = [nn.Parameter(torch.zeros(s, dtype=torch.float64)) for s in shapes]
+    bases = []
+    for each in weights:
+        # Singular values that differ by a factor of a hundred.
+        u, _, vh = torch.linalg.svd(
+            _gradient(each.shape).flatten(1), full_matrices=False
+        )
+        bases.append((u, vh))
+        gradient = u @ torch.diag(torch.logspace(0, -2, 8).double()) @ vh
+        each.grad = gradient.reshape(each.shape)
+    make_optimizer(weights, 0.01, 0.0).step()
+    for each, (u, vh) in zip(weights, bases, strict=True):
+        update = -each.detach().flatten(1) / (0.01 * 0.2 * 24**0.5)
+        found = u.T @ update @ vh.T
+        values = torch.diagonal(found)
+        # Five Newton-Schulz iterations bring singular values near one, not to it.
+        assert values.min() > 0.6 and values.max() < 1.3
+        # They are computed in the precision of the weights.
+        torch.testing.assert_close(found, torch.diag(values), atol=1e-12, rtol=0.0)
 
 
 def test_vectors_move_as_with_adamw() -> None:
