@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 
 class _FullPrecisionMuon(Muon):
-    """Muon whose updates are made equal in the precision of the weights where these are
-    on a CPU: many CPUs have no instructions for bfloat16, the precision of its base
-    class, and take thirty times as long in it."""
+    """Muon with Newton-Schulz iterations in the precision of the weights on a CPU.
+    Those of the base class are in bfloat16, which many CPUs only emulate, tens of times
+    as slow."""
 
     @staticmethod
     def _orthogonalize(group: Dict[str, Any], updates: List[Tensor]) -> List[Tensor]:
         if updates[0].device.type != "cpu":
             return list(Muon._orthogonalize(group, updates))
         matrices = [update.flatten(1) for update in updates]
-        # Of matrices that are multiplied with their transpose the smaller side counts.
+        # All have the same two sides; turned the same way they are one batch, which for
+        # small ones takes a third of the time.
         is_tall = [len(matrix) > matrix.size(1) for matrix in matrices]
         wide = [m.mT if tall else m for m, tall in zip(matrices, is_tall, strict=True)]
         found = zero_power_via_newton_schulz_5(
